@@ -1,0 +1,210 @@
+/**
+ * The driver contract. A format maps: it says where guest bytes are and where new ones may go. The access path
+ * (node/access.ts) moves them, walks the backing chain, does copy-on-write, and checks range, state and permission, so
+ * that a driver is never called with a range beyond its size, a write to a read-only node, or an empty range.
+ */
+import type { MaybePromise, Preallocation, Range, Storage } from '../storage/storage.js';
+import type { OptionDeclaration, OptionValues } from './option-table.js';
+
+/** Where a run of guest bytes is. `length` is how much of the asked range this answer covers, from its start, > 0. */
+export type Extent =
+  /** Plain bytes of a storage. */
+  | { readonly kind: 'data'; readonly length: number; readonly storage: Storage; readonly at: number }
+  /** Reads as zeros in this layer; `storage` and `at` where host space is preallocated for it. */
+  | { readonly kind: 'zero'; readonly length: number; readonly storage?: Storage; readonly at?: number }
+  /** Not allocated in this layer: the backing file's bytes, zeros where there is none. */
+  | { readonly kind: 'backing'; readonly length: number }
+  /**
+   * Needs the driver to make sense of the stored bytes (compressed). `read` fills the whole of `into`, whose length is
+   * this extent's. One extent never spans two stored units.
+   */
+  | {
+      readonly kind: 'packed';
+      readonly length: number;
+      read(into: Uint8Array): Promise<void>;
+    };
+
+/** Where guest bytes may be written. */
+export interface WriteTarget {
+  readonly storage: Storage;
+  /** Host offset for the first guest byte of the asked range. */
+  readonly at: number;
+  /** How much of the asked range may go there, > 0. */
+  readonly length: number;
+  /**
+   * Bytes before and after that range which must be written together with it, with the guest's present content there:
+   * the rest of the allocation units that are being mapped anew. The access path reads them and writes all in one.
+   */
+  readonly fillBefore: number;
+  readonly fillAfter: number;
+  /** Links the data into the metadata, after it was written. Absent: nothing to link. */
+  commit?(): MaybePromise<void>;
+  /** Gives the place back where the data could not be written. */
+  abort?(): MaybePromise<void>;
+}
+
+/** The image's own record of its backing file. Empty strings do not occur. */
+export interface BackingReference {
+  readonly filename: string;
+  readonly format?: string;
+}
+
+export interface SnapshotInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly vmStateSize: number;
+  readonly dateSec: number;
+  readonly dateNsec: number;
+  readonly vmClockNsec: bigint;
+  readonly icount?: bigint;
+  readonly diskSize: number;
+}
+
+export interface BitmapInfo {
+  readonly name: string;
+  readonly granularity: number;
+  readonly flags: readonly string[];
+}
+
+/** QAPI's ImageCheck, its counts, and what was learnt of the image's layout. Absent where a format cannot say. */
+export interface CheckResult {
+  checkErrors: number;
+  corruptions: number;
+  leaks: number;
+  corruptionsFixed: number;
+  leaksFixed: number;
+  imageEndOffset?: number;
+  totalClusters?: number;
+  allocatedClusters?: number;
+  fragmentedClusters?: number;
+  compressedClusters?: number;
+}
+
+export interface CheckContext {
+  readonly repair: { readonly leaks: boolean; readonly errors: boolean };
+  /** One line of what was found, in qemu-img's words, without the line end. */
+  report(line: string): void;
+  readonly signal?: AbortSignal;
+  progress?(done: number, total: number): void;
+}
+
+export interface CheckFacet {
+  check(context: CheckContext): Promise<CheckResult>;
+}
+
+export interface SnapshotFacet {
+  list(): readonly SnapshotInfo[];
+  /** A read-only view of the guest content at that snapshot; lives as long as the node. */
+  view(snapshot: SnapshotInfo): Promise<FormatNode>;
+}
+
+/** Compressed writing, one unit (cluster, grain) at a time. */
+export interface PackFacet {
+  /** Guest bytes in one unit. */
+  readonly unit: number;
+  /** The stored form of one unit of guest bytes, or undefined where it would not be smaller. May run in parallel. */
+  compress(unit: Uint8Array): Promise<Uint8Array | undefined>;
+  /** Stores a compressed unit at the guest offset `at`, a multiple of `unit`. */
+  write(at: number, packed: Uint8Array): Promise<void>;
+}
+
+/** What `info` shows of an image beyond its size. Keys of `specific.data` are QAPI's. */
+export interface FormatInfo {
+  readonly clusterSize?: number;
+  readonly compressed?: boolean;
+  readonly encrypted?: boolean;
+  readonly dirty?: boolean;
+  readonly specific?: { readonly type: string; readonly data: Readonly<Record<string, unknown>> };
+}
+
+export interface FormatNode {
+  /** Guest-visible length in bytes. */
+  readonly size: number;
+  /**
+   * Allocation granularity in bytes: `prepareWrite`'s targets, `zero` and `discard` act on whole units of this; the access
+   * path locks whole units, so that two writers never meet in one. 1 where there is no such unit.
+   */
+  readonly unit: number;
+  /** Storages by child name beyond `file`: `data-file`, `extents.0`. */
+  readonly children: ReadonlyMap<string, Storage>;
+  readonly backing?: BackingReference | undefined;
+  /** True where a newly created image reads as zeros (or as its backing file) without being written. */
+  readonly startsAsZero: boolean;
+  /** Where the first bytes of the range are. Sync where the metadata is at hand. */
+  map(range: Range): MaybePromise<Extent>;
+  prepareWrite?(range: Range): MaybePromise<WriteTarget>;
+  /**
+   * Makes whole units read as zeros by metadata alone (never falling through to the backing file). False where the image
+   * cannot: the access path writes zeros then. `unmap`: host space may be given back.
+   */
+  zero?(range: Range, options: { readonly unmap: boolean }): Promise<boolean>;
+  /** Gives the host space of whole units back; they read as zeros or as the backing file after, as the format has it. */
+  discard?(range: Range): Promise<void>;
+  resize?(size: number, options: { readonly preallocation: Preallocation }): Promise<void>;
+  /** All metadata into the storages, in a crash-safe order, and the storages flushed. */
+  flush?(): Promise<void>;
+  /** Flushes where writable, and closes every storage that the driver itself opened (not `file`). */
+  close(): Promise<void>;
+  info(): MaybePromise<FormatInfo>;
+  readonly pack?: PackFacet | undefined;
+  readonly checker?: CheckFacet | undefined;
+  readonly snapshots?: SnapshotFacet | undefined;
+  bitmaps?(): Promise<readonly BitmapInfo[]>;
+}
+
+/** How a driver reaches files other than its own: every name from inside an image goes through the gate. */
+export interface OpenContext {
+  /** The image file itself, opened and locked. The node layer closes it. */
+  readonly file: Storage;
+  readonly writable: boolean;
+  /** The driver's own runtime options, typed by its `openOptions`. */
+  readonly options: OptionValues;
+  /** Set by `check`: open what can be opened, repair nothing on the way. */
+  readonly forCheck: boolean;
+  /** Do not touch the guest data (`info`, `snapshot -l`): children that hold only data need not exist. */
+  readonly metadataOnly: boolean;
+  /**
+   * Opens a file that the image or the caller names as a child (`data-file`, `extents.0`). Options that the caller
+   * gave for that child (`data-file.filename=...`) win over `recorded`, the name found in the image, which is relative
+   * to the image's folder and may be refused by the gate. Undefined where neither is there.
+   */
+  openChild(
+    child: string,
+    recorded: string | undefined,
+    options?: { readonly writable?: boolean },
+  ): Promise<Storage | undefined>;
+  /** A warning for the user, one line, without prefix. */
+  warn(text: string): void;
+}
+
+export interface CreateContext {
+  /** The new, empty, writable file. */
+  readonly file: Storage;
+  /** Its name as the user wrote it; further files are named after it. */
+  readonly filename: string;
+  /** Guest size in bytes, already rounded and checked as the format wants by the driver itself. */
+  readonly size: number;
+  readonly options: OptionValues;
+  /** The size and format of the backing file, where one was named and opened. */
+  readonly backing?: { readonly filename: string; readonly format?: string };
+  /** Creates (or truncates) a further file that the image consists of, named relative to the image's folder. */
+  createExtra(filename: string): Promise<Storage>;
+  /** Opens an existing file, or creates it: a data file. */
+  openExtra(filename: string): Promise<Storage>;
+}
+
+export interface FormatDriver {
+  readonly name: string;
+  /** 0: not mine, 100: certainly. `head` is the start of the file, up to 2048 bytes, zero-padded. */
+  probe(head: Uint8Array, filename: string, fileSize: number): number;
+  /** Options for opening, beyond those that every node has. */
+  readonly openOptions: readonly OptionDeclaration[];
+  open(context: OpenContext): Promise<FormatNode>;
+  /** Options for `create -o`, in the order of `-o help`. */
+  readonly createOptions: readonly OptionDeclaration[];
+  create?(context: CreateContext): Promise<void>;
+  /** What size an image of `size` bytes gets (rounding up to sectors or clusters). */
+  roundSize?(size: number): number;
+  /** True where the image may have a backing file: decides what `-b` says for other formats. */
+  readonly supportsBacking: boolean;
+}

@@ -1,0 +1,31 @@
+import * as v from 'valibot';
+import { command, type ParamsOf, type ResultOf } from '../command.js';
+import { Bytes, common, FormatOptions } from './common.js';
+
+export const imageCreate = command({
+  name: 'image-create',
+  doc: 'Creates an image file, empty or on top of a backing file. An existing file of that name is overwritten.',
+  params: v.strictObject({
+    ...common,
+    filename: v.string(),
+    format: v.optional(v.string(), 'raw'),
+    /** Guest size in bytes; with a backing file the default is that file's. */
+    size: v.optional(Bytes),
+    options: v.optional(FormatOptions),
+    backing: v.optional(v.string()),
+    'backing-format': v.optional(v.string()),
+    /** Do not open the backing file: it need not exist, and `size` must be given. */
+    'no-backing-check': v.optional(v.boolean()),
+  }),
+  result: v.strictObject({
+    filename: v.string(),
+    format: v.string(),
+    size: Bytes,
+    /** Every create option with a value, in the format's order, as the `Formatting ...` line shows them. */
+    options: FormatOptions,
+  }),
+  errors: ['invalid', 'unsupported', 'not-found', 'access', 'no-space', 'locked', 'denied'],
+  job: true,
+});
+export type ImageCreateParams = ParamsOf<typeof imageCreate>;
+export type ImageCreateResult = ResultOf<typeof imageCreate>;
