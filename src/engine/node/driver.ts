@@ -47,6 +47,11 @@ export interface WriteTarget {
 export interface BackingReference {
   readonly filename: string;
   readonly format?: string;
+  /**
+   * The backing file's `contentId` as it was when this image was made. Where the opened backing file has another, or none,
+   * mapping goes on, but reads that reach it fail (EINVAL).
+   */
+  readonly contentId?: number;
 }
 
 export interface SnapshotInfo {
@@ -128,6 +133,8 @@ export interface FormatNode {
   /** Storages by child name beyond `file`: `data-file`, `extents.0`. */
   readonly children: ReadonlyMap<string, Storage>;
   readonly backing?: BackingReference | undefined;
+  /** Identifies the present content to images that use this one as their backing file. */
+  readonly contentId?: number | undefined;
   /** True where a newly created image reads as zeros (or as its backing file) without being written. */
   readonly startsAsZero: boolean;
   /** Where the first bytes of the range are. Sync where the metadata is at hand. */

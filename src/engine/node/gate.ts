@@ -1,4 +1,10 @@
-/** The one place that decides whether a name may be opened. */
+/**
+ * The one place that decides whether a name may be opened. Names that callers give and names found inside images
+ * (backing files, data files, extents) all pass here.
+ */
+import { realpathSync } from 'node:fs';
+import { basename, dirname, isAbsolute, join, resolve, sep } from 'node:path';
+import { ImageError } from '../error.js';
 
 export interface OpenPolicy {
   /**
@@ -6,4 +12,52 @@ export interface OpenPolicy {
    * inside images are followed too.
    */
   readonly roots?: readonly string[];
+}
+
+/** Why a file is opened: by its caller's words, or because an image names it. */
+export type OpenReason = 'caller' | 'backing' | 'child';
+
+/** The absolute path of a name; relative ones belong to the caller's folder. */
+export function absolutePath(filename: string, cwd: string): string {
+  return isAbsolute(filename) ? filename : resolve(cwd, filename);
+}
+
+/**
+ * The name that an image gives for another file, as seen from the image: absolute names and names with a protocol stay,
+ * others are relative to the folder of `imageName`.
+ */
+export function relativeTo(imageName: string, filename: string): string {
+  if (isAbsolute(filename)) return filename;
+  const slash = imageName.lastIndexOf('/');
+  return slash < 0 ? filename : imageName.slice(0, slash + 1) + filename;
+}
+
+/** The path with symlinks resolved; a file that does not exist yet is judged by its folder. */
+function resolved(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    try {
+      return join(realpathSync(dirname(path)), basename(path));
+    } catch {
+      return path;
+    }
+  }
+}
+
+/** Throws `denied`, naming the check, where the policy does not allow `path` (absolute). */
+export function checkAllowed(path: string, filename: string, reason: OpenReason, policy: OpenPolicy): void {
+  const { roots } = policy;
+  if (roots === undefined) return;
+  const real = resolved(path);
+  const inside = roots.some((root) => {
+    const base = resolved(root);
+    return real === base || real.startsWith(base.endsWith(sep) ? base : base + sep);
+  });
+  if (!inside) {
+    throw new ImageError('denied', `Could not open '${filename}': outside the allowed folders`, {
+      path: filename,
+      check: reason === 'caller' ? 'image-root' : `image-root-${reason}`,
+    });
+  }
 }

@@ -1,10 +1,13 @@
 /** The one list of commands. */
+import { ping, queryStatus, queryVersion, shutdown } from './daemon.js';
+import { eventsSubscribe, eventsUnsubscribe } from './events.js';
 import { imageCheck } from './image-check.js';
 import { imageCompare } from './image-compare.js';
 import { imageConvert } from './image-convert.js';
 import { imageCreate } from './image-create.js';
 import { imageInfo } from './image-info.js';
 import { imageMap } from './image-map.js';
+import { jobCancel, jobDismiss, jobPause, jobResume, jobSetSpeed, jobWait, queryJobs } from './jobs.js';
 
 export const operations = {
   'image-create': imageCreate,
@@ -16,3 +19,23 @@ export const operations = {
 } as const;
 
 export type OperationName = keyof typeof operations;
+
+/** Everything that can be called. Operations take `job` (JobOptions in jobs.ts) beside their own params. */
+export const commands = {
+  ...operations,
+  'query-jobs': queryJobs,
+  'job-pause': jobPause,
+  'job-resume': jobResume,
+  'job-cancel': jobCancel,
+  'job-set-speed': jobSetSpeed,
+  'job-dismiss': jobDismiss,
+  'job-wait': jobWait,
+  'events-subscribe': eventsSubscribe,
+  'events-unsubscribe': eventsUnsubscribe,
+  ping,
+  'query-version': queryVersion,
+  'query-status': queryStatus,
+  shutdown,
+} as const;
+
+export type CommandName = keyof typeof commands;

@@ -1,0 +1,33 @@
+/** The engine's façade: operations by name. What an operation throws becomes a Result here, and only here. */
+import { ResultAsync } from 'neverthrow';
+import type { OperationName } from '../protocol/commands/index.js';
+import { type ImageError, toImageError } from './error.js';
+import type { OperationContext } from './operations/context.js';
+
+type Operation = (params: never, context: OperationContext) => Promise<unknown>;
+
+/** Each operation's code is loaded when it is first run: the command line pays for one. */
+const operations: Readonly<Record<OperationName, () => Promise<Operation>>> = {
+  'image-create': async () => (await import('./operations/create.js')).create,
+  'image-info': async () => (await import('./operations/info.js')).info,
+  'image-convert': async () => (await import('./operations/convert.js')).convert,
+  'image-check': async () => (await import('./operations/check.js')).check,
+  'image-map': async () => (await import('./operations/map.js')).map,
+  'image-compare': async () => (await import('./operations/compare.js')).compare,
+};
+
+/** Runs one operation to its end. `params` were validated against the operation's declaration. */
+export function runOperation(
+  name: OperationName,
+  params: unknown,
+  context: OperationContext,
+): ResultAsync<unknown, ImageError> {
+  const work = async () => {
+    const operation = await operations[name]();
+    return operation(params as never, context);
+  };
+  return ResultAsync.fromPromise(work(), toImageError);
+}
+
+export type { OperationContext } from './operations/context.js';
+export { ImageError } from './error.js';

@@ -1,0 +1,342 @@
+/**
+ * An open image: a format node with its file and its backing chain, and the one access path. Everything that reads or
+ * writes guest bytes goes through here; drivers only say where bytes are.
+ */
+import { ImageError } from '../error.js';
+import type { MaybePromise, Range, Storage } from '../storage/storage.js';
+import type { Extent, FormatDriver, FormatNode } from './driver.js';
+import { RangeLock } from './range-lock.js';
+
+/** Zeros are written, where they must be, in pieces of at most this many bytes. */
+const ZERO_CHUNK = 1024 * 1024;
+const ZEROS = Buffer.alloc(ZERO_CHUNK);
+
+/** The first run of a range, seen through the whole chain. */
+export interface ChainExtent {
+  /** `none`: allocated nowhere in the chain, reads as zeros. */
+  readonly kind: 'data' | 'zero' | 'packed' | 'none';
+  readonly length: number;
+  /** 0 is the image itself, 1 its backing file, ...; of `none`, the last layer's. */
+  readonly depth: number;
+  /** The layer that answers. */
+  readonly layer: ImageNode;
+  /** What that layer's driver said; undefined where a shorter backing file ended before. */
+  readonly extent: Extent | undefined;
+}
+
+export interface ImageParts {
+  readonly filename: string;
+  readonly path: string | undefined;
+  readonly driver: FormatDriver;
+  readonly format: FormatNode;
+  readonly file: Storage;
+  readonly backing: ImageNode | undefined;
+  readonly writable: boolean;
+  /** The start of a raw image that was found by probing must not begin to look like another format. */
+  readonly guardStart?: ((head: Uint8Array) => boolean) | undefined;
+}
+
+/** Bytes at the start of a probed raw image that are guarded: what probing looks at. */
+export const PROBE_SIZE = 2048;
+
+export class ImageNode {
+  /** As the user or the image above wrote it: for messages. */
+  readonly filename: string;
+  /** Absolute path of `file`; undefined where it is no file of the host. */
+  readonly path: string | undefined;
+  readonly driver: FormatDriver;
+  readonly format: FormatNode;
+  readonly file: Storage;
+  backing: ImageNode | undefined;
+  readonly writable: boolean;
+  readonly #locks = new RangeLock();
+  readonly #guardStart: ImageParts['guardStart'];
+  #closed = false;
+
+  constructor(parts: ImageParts) {
+    this.filename = parts.filename;
+    this.path = parts.path;
+    this.driver = parts.driver;
+    this.format = parts.format;
+    this.file = parts.file;
+    this.backing = parts.backing;
+    this.writable = parts.writable;
+    this.#guardStart = parts.guardStart;
+  }
+
+  /** Guest bytes. */
+  get size(): number {
+    return this.format.size;
+  }
+
+  /** The same file and chain with another format node on top: a snapshot's view. It is closed with the image, not by itself. */
+  withFormat(format: FormatNode): ImageNode {
+    return new ImageNode({
+      filename: this.filename,
+      path: this.path,
+      driver: this.driver,
+      format,
+      file: this.file,
+      backing: this.backing,
+      writable: false,
+    });
+  }
+
+  #check(range: Range): void {
+    if (range.length <= 0 || range.at < 0 || range.at + range.length > this.size) {
+      throw new ImageError(
+        'invalid',
+        `request for ${range.length} bytes at offset ${range.at} is outside the image '${this.filename}'`,
+        { path: this.filename, offset: range.at },
+      );
+    }
+  }
+
+  /** The first run of the range, through the chain. Sync where all metadata is at hand. */
+  status(range: Range): MaybePromise<ChainExtent> {
+    this.#check(range);
+    return this.#statusBelow(this, range.at, range.length, 0);
+  }
+
+  #statusBelow(layer: ImageNode, at: number, length: number, depth: number): MaybePromise<ChainExtent> {
+    for (;;) {
+      const left = layer.format.size - at;
+      if (left <= 0) {
+        // A backing file that ended before its overlay: what is missing reads as zeros, and it is this layer that says so.
+        return { kind: 'zero', length, depth, layer, extent: undefined };
+      }
+      const answer = layer.format.map({ at, length: Math.min(length, left) });
+      if (answer instanceof Promise) return this.#statusLater(layer, at, depth, answer);
+      const settled = settle(layer, depth, answer);
+      if (settled !== undefined) return settled;
+      length = answer.length;
+      layer = layer.backing!;
+      depth++;
+    }
+  }
+
+  async #statusLater(
+    layer: ImageNode,
+    at: number,
+    depth: number,
+    answer: Promise<Extent>,
+  ): Promise<ChainExtent> {
+    const extent = await answer;
+    return (
+      settle(layer, depth, extent) ?? this.#statusBelow(layer.backing!, at, extent.length, depth + 1)
+    );
+  }
+
+  /** Reads guest bytes, through the chain. */
+  async read(at: number, into: Uint8Array): Promise<void> {
+    if (into.byteLength === 0) return;
+    this.#check({ at, length: into.byteLength });
+    const pending: Promise<void>[] = [];
+    for (let done = 0; done < into.byteLength; ) {
+      const answer = this.status({ at: at + done, length: into.byteLength - done });
+      const found = answer instanceof Promise ? await answer : answer;
+      const part = into.subarray(done, done + found.length);
+      const extent = found.extent;
+      if (extent?.kind === 'data') pending.push(extent.storage.read(extent.at, part));
+      else if (extent?.kind === 'packed') pending.push(extent.read(part));
+      else part.fill(0);
+      done += found.length;
+    }
+    if (pending.length === 1) await pending[0];
+    else if (pending.length > 1) await all(pending);
+  }
+
+  #writableFormat(): FormatNode {
+    if (!this.writable) {
+      throw new ImageError('read-only', `'${this.filename}' is opened read-only`, { path: this.filename });
+    }
+    return this.format;
+  }
+
+  #lock(start: number, end: number): MaybePromise<() => void> {
+    const { unit } = this.format;
+    const from = start - (start % unit);
+    const to = Math.ceil(end / unit) * unit;
+    return this.#locks.tryAcquire(from, to) ?? this.#locks.acquire(from, to);
+  }
+
+  /** Writes guest bytes, with copy-on-write where units are mapped anew. */
+  async write(at: number, from: Uint8Array): Promise<void> {
+    if (from.byteLength === 0) return;
+    const format = this.#writableFormat();
+    this.#check({ at, length: from.byteLength });
+    if (this.#guardStart !== undefined && at < PROBE_SIZE) await this.#guard(at, from);
+    const locked = this.#lock(at, at + from.byteLength);
+    const release = typeof locked === 'function' ? locked : await locked;
+    try {
+      for (let done = 0; done < from.byteLength; ) {
+        done += await this.#writeRun(format, at + done, from.subarray(done));
+      }
+    } finally {
+      release();
+    }
+  }
+
+  /** Writes what one target takes, the caller holding the lock; gives the count of bytes. */
+  async #writeRun(format: FormatNode, at: number, from: Uint8Array): Promise<number> {
+    if (format.prepareWrite === undefined) {
+      throw new ImageError('unsupported', `The '${this.driver.name}' format of '${this.filename}' cannot be written`);
+    }
+    const prepared = format.prepareWrite({ at, length: from.byteLength });
+    const target = prepared instanceof Promise ? await prepared : prepared;
+    const { fillBefore, fillAfter, length } = target;
+    const part = from.subarray(0, length);
+    try {
+      if (fillBefore === 0 && fillAfter === 0) {
+        await target.storage.write(target.at, part);
+      } else {
+        const whole = Buffer.allocUnsafe(fillBefore + length + fillAfter);
+        await all([
+          this.#readOrZero(at - fillBefore, whole.subarray(0, fillBefore)),
+          this.#readOrZero(at + length, whole.subarray(fillBefore + length)),
+        ]);
+        whole.set(part, fillBefore);
+        await target.storage.write(target.at - fillBefore, whole);
+      }
+    } catch (error) {
+      await target.abort?.();
+      throw error;
+    }
+    const linked = target.commit?.();
+    if (linked instanceof Promise) await linked;
+    return length;
+  }
+
+  /** The guest's content where it has any; a last unit reaches past the end of the image. */
+  async #readOrZero(at: number, into: Uint8Array): Promise<void> {
+    const inside = Math.max(0, Math.min(into.byteLength, this.size - at));
+    into.fill(0, inside);
+    await this.read(at, into.subarray(0, inside));
+  }
+
+  async #guard(at: number, from: Uint8Array): Promise<void> {
+    const head = Buffer.alloc(PROBE_SIZE);
+    await this.#readOrZero(0, head);
+    head.set(from.subarray(0, PROBE_SIZE - at), at);
+    if (!this.#guardStart!(head)) {
+      throw new ImageError(
+        'access',
+        `Could not write to '${this.filename}': the start of a probed raw image may not become another format`,
+        { path: this.filename, offset: at, check: 'probed-raw' },
+      );
+    }
+  }
+
+  /** Makes the whole image read as zeros where its format can do so by metadata alone; false where it cannot. */
+  async zeroAll(options: { readonly unmap: boolean }): Promise<boolean> {
+    const format = this.#writableFormat();
+    if (this.size === 0) return true;
+    if (format.zero === undefined) return false;
+    const locked = this.#lock(0, this.size);
+    const release = typeof locked === 'function' ? locked : await locked;
+    try {
+      return await format.zero({ at: 0, length: this.size }, options);
+    } finally {
+      release();
+    }
+  }
+
+  /** Makes a range read as zeros, by metadata where the format can, else by writing. `unmap`: host space may go. */
+  async zero(range: Range, options: { readonly unmap?: boolean } = {}): Promise<void> {
+    if (range.length === 0) return;
+    const format = this.#writableFormat();
+    this.#check(range);
+    const { unit } = format;
+    const end = range.at + range.length;
+    const first = Math.ceil(range.at / unit) * unit;
+    // The last unit of an image may be cut short by its end: it is whole all the same.
+    const last = end === this.size ? end : end - (end % unit);
+    if (format.zero === undefined || first >= last) return this.#writeZeros(range.at, end);
+    await this.#writeZeros(range.at, first);
+    const locked = this.#lock(first, last);
+    const release = typeof locked === 'function' ? locked : await locked;
+    let done: boolean;
+    try {
+      done = await format.zero({ at: first, length: last - first }, { unmap: options.unmap ?? false });
+    } finally {
+      release();
+    }
+    if (!done) await this.#writeZeros(first, last);
+    await this.#writeZeros(last, end);
+  }
+
+  async #writeZeros(start: number, end: number): Promise<void> {
+    for (let at = start; at < end; at += ZERO_CHUNK) {
+      await this.write(at, ZEROS.subarray(0, Math.min(ZERO_CHUNK, end - at)));
+    }
+  }
+
+  /** Lets whole units inside the range go; a hint. */
+  async discard(range: Range): Promise<void> {
+    const format = this.#writableFormat();
+    this.#check(range);
+    const first = Math.ceil(range.at / format.unit) * format.unit;
+    const end = range.at + range.length;
+    const last = end === this.size ? end : end - (end % format.unit);
+    if (format.discard === undefined || first >= last) return;
+    const locked = this.#lock(first, last);
+    const release = typeof locked === 'function' ? locked : await locked;
+    try {
+      await format.discard({ at: first, length: last - first });
+    } finally {
+      release();
+    }
+  }
+
+  /** Stores one compressed unit at its guest offset. */
+  async writePacked(at: number, packed: Uint8Array): Promise<void> {
+    const { pack } = this.#writableFormat();
+    if (pack === undefined) throw new ImageError('unsupported', 'Compression not supported for this file format');
+    const locked = this.#lock(at, at + pack.unit);
+    const release = typeof locked === 'function' ? locked : await locked;
+    try {
+      await pack.write(at, packed);
+    } finally {
+      release();
+    }
+  }
+
+  /** All that was written before is in the storages, and they are flushed. */
+  async flush(): Promise<void> {
+    if (!this.writable) return;
+    if (this.format.flush !== undefined) await this.format.flush();
+    else await this.file.flush();
+  }
+
+  /** Closes the image and its chain; every part is closed even where one fails, and the first error is thrown. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    let failure: unknown;
+    const attempt = async (step: Promise<void> | undefined) => {
+      try {
+        await step;
+      } catch (error) {
+        failure ??= error;
+      }
+    };
+    await attempt(this.format.close());
+    await attempt(this.file.close());
+    await attempt(this.backing?.close());
+    if (failure !== undefined) throw failure;
+  }
+}
+
+function settle(layer: ImageNode, depth: number, extent: Extent): ChainExtent | undefined {
+  if (extent.kind === 'backing') {
+    if (layer.backing !== undefined) return undefined;
+    return { kind: 'none', length: extent.length, depth, layer, extent };
+  }
+  return { kind: extent.kind, length: extent.length, depth, layer, extent };
+}
+
+/** Waits for all, even where one fails (buffers stay in use until then), and throws the first error. */
+export async function all(work: readonly Promise<unknown>[]): Promise<void> {
+  const results = await Promise.allSettled(work);
+  for (const result of results) if (result.status === 'rejected') throw result.reason;
+}

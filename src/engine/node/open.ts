@@ -1,0 +1,379 @@
+/**
+ * Opening an image: options to storages to format nodes to chains. Every file that is opened on the way passes the gate,
+ * takes QEMU's locks, and counts against the chain's limits.
+ */
+import { statSync } from 'node:fs';
+import type { CacheMode, ImageRef } from '../../protocol/commands/common.js';
+import { hostError, ImageError } from '../error.js';
+import { driverNames, loadDriver } from '../formats/index.js';
+import type { OperationContext } from '../operations/context.js';
+import { type FileStorage, openFile } from '../storage/file.js';
+import { permissionsFor } from '../storage/locks.js';
+import { openNull } from '../storage/null.js';
+import type { Storage } from '../storage/storage.js';
+import type { FormatDriver, FormatNode } from './driver.js';
+import { FlatOptions, fromJson, fromOptionString, protocolOf } from './flat-options.js';
+import { absolutePath, checkAllowed, type OpenReason, relativeTo } from './gate.js';
+import { ImageNode } from './image.js';
+import { probe, rawGuard } from './probe.js';
+
+/** More layers than any sane chain; a hostile chain of symlinks or of json: names ends here. */
+const MAX_CHAIN = 256;
+/** Extents and data files of one chain. */
+const MAX_FILES = 1024;
+
+export interface OpenOptions {
+  readonly writable?: boolean;
+  readonly cache?: CacheMode;
+  /** Do not open the backing file. */
+  readonly noBacking?: boolean;
+  /** Opened for `check`: damage is to be found, not refused. */
+  readonly forCheck?: boolean;
+  /** Guest data is not touched: files that hold nothing else are not needed. */
+  readonly metadataOnly?: boolean;
+  readonly forceShare?: boolean;
+}
+
+/** What one call of openImage has opened, for loops, limits and clean-up. */
+interface Session {
+  readonly context: OperationContext;
+  readonly options: OpenOptions;
+  readonly cache: CacheMode;
+  readonly forceShare: boolean;
+  /** Device and inode of each layer from the top down to the one being opened. */
+  readonly layers: string[];
+  files: number;
+}
+
+const PROTOCOLS = new Set(['file', 'host_device', 'null-co', 'null-aio']);
+
+/** Options that any node may have and that the access path, not the driver, minds. */
+const GENERIC = [
+  'node-name',
+  'cache.direct',
+  'cache.no-flush',
+  'cache.writeback',
+  'discard',
+  'detect-zeroes',
+  'auto-read-only',
+];
+
+function takeGeneric(flat: FlatOptions): { readOnly: boolean | undefined; forceShare: boolean | undefined } {
+  for (const key of GENERIC) flat.take(key);
+  return { readOnly: flat.takeBool('read-only'), forceShare: flat.takeBool('force-share') };
+}
+
+function refuseRest(flat: FlatOptions, kind: 'format' | 'protocol', driver: string): void {
+  const key = flat.firstKey;
+  if (key === undefined) return;
+  throw new ImageError(
+    'invalid',
+    kind === 'format'
+      ? `Block format '${driver}' does not support the option '${key}'`
+      : `Block protocol '${driver}' doesn't support the option '${key}'`,
+  );
+}
+
+/** What a filename means: a path, or options. */
+function flatFromFilename(filename: string): FlatOptions {
+  if (filename.startsWith('json:')) return fromJson(filename.slice('json:'.length));
+  const flat = new FlatOptions();
+  const protocol = protocolOf(filename);
+  if (protocol === undefined) flat.set('file.filename', filename);
+  else if (protocol === 'file') flat.set('file.filename', filename.slice('file:'.length));
+  else if (protocol === 'host_device') {
+    flat.set('file.driver', 'host_device');
+    flat.set('file.filename', filename.slice('host_device:'.length));
+  } else if (protocol === 'null-co' || protocol === 'null-aio') {
+    flat.set('file.driver', protocol);
+  } else throw new ImageError('invalid', `Unknown protocol '${protocol}'`);
+  return flat;
+}
+
+interface OpenedFile {
+  readonly storage: Storage;
+  readonly path: string | undefined;
+  /** The host file behind it, for locks; undefined for null and the like. */
+  readonly lockable: FileStorage | undefined;
+}
+
+async function openStorage(
+  flat: FlatOptions,
+  session: Session,
+  how: { readonly writable: boolean; readonly reason: OpenReason; readonly exposed?: string },
+): Promise<OpenedFile> {
+  if (++session.files > MAX_FILES) throw new ImageError('limit', 'The image consists of too many files');
+  const driver = flat.takeString('driver') ?? 'file';
+  takeGeneric(flat);
+  if (driver === 'null-co' || driver === 'null-aio') {
+    const storage = openNull(driver, flat, how.writable);
+    refuseRest(flat, 'protocol', driver);
+    return { storage, path: undefined, lockable: undefined };
+  }
+  if (driver !== 'file' && driver !== 'host_device') {
+    throw new ImageError('invalid', `Unknown driver '${driver}'`);
+  }
+  const filename = flat.takeString('filename');
+  if (filename === undefined) {
+    throw new ImageError('invalid', `The '${driver}' block driver requires a file name`);
+  }
+  const locking = flat.takeString('locking') ?? 'auto';
+  if (locking !== 'auto' && locking !== 'on' && locking !== 'off') {
+    throw new ImageError('invalid', `Parameter 'locking' does not accept value '${locking}'`);
+  }
+  flat.take('aio');
+  flat.take('drop-cache');
+  flat.take('x-check-cache-dropped');
+  flat.take('aio-max-batch');
+  refuseRest(flat, 'protocol', driver);
+  const path = absolutePath(filename, session.context.cwd);
+  checkAllowed(path, filename, how.reason, session.context.policy);
+  const storage = await openFile({
+    path,
+    filename: how.exposed ?? filename,
+    writable: how.writable,
+    cache: session.cache,
+  });
+  return { storage, path, lockable: locking === 'off' ? undefined : storage };
+}
+
+/** The identity of a host file: two names of one file are one image. */
+function identity(path: string): string | undefined {
+  try {
+    const { dev, ino } = statSync(path);
+    return `${dev}:${ino}`;
+  } catch {
+    return undefined;
+  }
+}
+
+async function lock(
+  opened: OpenedFile,
+  role: 'format-metadata' | 'raw-data',
+  writable: boolean,
+  session: Session,
+): Promise<void> {
+  if (opened.lockable === undefined) return;
+  const wanted = permissionsFor({ role, writable, resize: writable, forceShare: session.forceShare });
+  await opened.lockable.setPermissions(wanted.uses, wanted.shares);
+}
+
+async function findDriver(name: string): Promise<FormatDriver> {
+  const driver = await loadDriver(name);
+  if (driver === undefined) throw new ImageError('invalid', `Unknown driver '${name}'`);
+  return driver;
+}
+
+/** Opens one layer and, below it, its backing chain. `filename` is the name for messages and for relative names. */
+async function openLayer(
+  flat: FlatOptions,
+  filename: string,
+  session: Session,
+  how: { readonly writable: boolean; readonly reason: OpenReason; readonly format: string | undefined },
+): Promise<ImageNode> {
+  const { context, options } = session;
+  let driverName = flat.takeString('driver') ?? how.format;
+  const generic = takeGeneric(flat);
+  const writable = how.writable && generic.readOnly !== true;
+  if (generic.forceShare === true && writable) {
+    throw new ImageError('invalid', 'force-share=on can only be used with read-only images');
+  }
+  const scope: Session =
+    generic.forceShare === true && !session.forceShare ? { ...session, forceShare: true } : session;
+
+  // `driver=file,filename=x` names the protocol itself: its bytes are the guest's.
+  let fileOptions: FlatOptions;
+  const bareProtocol = driverName !== undefined && PROTOCOLS.has(driverName);
+  if (bareProtocol) {
+    fileOptions = flat;
+    fileOptions.set('driver', driverName!);
+    flat = new FlatOptions();
+    driverName = 'raw';
+  } else {
+    const plain = flat.takeString('filename');
+    const reference = flat.takeString('file');
+    if (reference !== undefined) {
+      throw new ImageError('invalid', `Cannot find device='' nor node-name='${reference}'`);
+    }
+    if (plain !== undefined) {
+      const named = flatFromFilename(plain);
+      for (const [key, value] of named.entries()) flat.set(key, value);
+    }
+    if (!flat.hasChild('file')) {
+      throw new ImageError(
+        'invalid',
+        driverName === undefined
+          ? 'Must specify either driver or file'
+          : `A block device must be specified for "file"`,
+      );
+    }
+    fileOptions = flat.takeChild('file');
+  }
+  if (driverName !== undefined && !PROTOCOLS.has(driverName)) await findDriver(driverName);
+
+  const opened = await openStorage(fileOptions, scope, { writable, reason: how.reason });
+  const file = opened.storage;
+  let format: FormatNode | undefined;
+  const id = opened.path === undefined ? undefined : identity(opened.path);
+  try {
+    if (id !== undefined && session.layers.includes(id)) {
+      throw new ImageError('invalid', `Backing file loop: '${filename}' is already part of the chain`, {
+        path: filename,
+        check: 'backing-loop',
+      });
+    }
+    const probed = driverName === undefined;
+    const driver = probed ? await probe(file) : await findDriver(driverName!);
+    const isRaw = driver.name === 'raw';
+    await lock(opened, isRaw ? 'raw-data' : 'format-metadata', writable, scope);
+    let guardStart: ((head: Uint8Array) => boolean) | undefined;
+    if (probed && isRaw && writable) {
+      guardStart = await rawGuard(file.filename, file.size);
+      context.output({
+        stream: 'stderr',
+        text:
+          `WARNING: Image format was not specified for '${filename}' and probing guessed raw.\n` +
+          '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n' +
+          "         Specify the 'raw' format explicitly to remove the restrictions.\n",
+      });
+    }
+    format = await driver.open({
+      file,
+      writable,
+      options: flat.takeDeclared(driver.openOptions),
+      forCheck: options.forCheck ?? false,
+      metadataOnly: options.metadataOnly ?? false,
+      openChild: (child, recorded, childHow) =>
+        openChildFile(flat, filename, child, recorded, scope, childHow?.writable ?? writable),
+      warn: (text) => context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n` }),
+    });
+    const backing = await openBacking(flat, format, filename, { ...scope, layers: id === undefined ? scope.layers : [...scope.layers, id] });
+    refuseRest(flat, 'format', driver.name);
+    return new ImageNode({ filename, path: opened.path, driver, format, file, backing, writable, guardStart });
+  } catch (error) {
+    await format?.close().catch(() => {});
+    await file.close().catch(() => {});
+    throw error;
+  }
+}
+
+async function openChildFile(
+  flat: FlatOptions,
+  imageName: string,
+  child: string,
+  recorded: string | undefined,
+  session: Session,
+  writable: boolean,
+): Promise<Storage | undefined> {
+  let childOptions: FlatOptions;
+  let reason: OpenReason = 'caller';
+  let exposed: string | undefined;
+  if (flat.hasChild(child)) {
+    childOptions = flat.takeChild(child);
+  } else if (recorded !== undefined) {
+    reason = 'child';
+    exposed = relativeTo(imageName, recorded);
+    childOptions = flatFromFilename(exposed).takeChild('file');
+  } else return undefined;
+  const opened = await openStorage(childOptions, session, { writable, reason, ...(exposed === undefined ? {} : { exposed }) });
+  try {
+    await lock(opened, writable ? 'format-metadata' : 'raw-data', writable, session);
+  } catch (error) {
+    await opened.storage.close().catch(() => {});
+    throw error;
+  }
+  return opened.storage;
+}
+
+async function openBacking(
+  flat: FlatOptions,
+  format: FormatNode,
+  imageName: string,
+  session: Session,
+): Promise<ImageNode | undefined> {
+  const given = flat.hasChild('backing');
+  const reference = flat.take('backing');
+  if (reference === null || reference === '') return undefined;
+  if (typeof reference === 'string') {
+    throw new ImageError('invalid', `Cannot find device='' nor node-name='${reference}'`);
+  }
+  if (session.options.noBacking === true) {
+    flat.takeChild('backing');
+    return undefined;
+  }
+  const recorded = format.backing;
+  if (!given && recorded === undefined) return undefined;
+  if (session.layers.length >= MAX_CHAIN) {
+    throw new ImageError('limit', `The backing chain of '${imageName}' has more than ${MAX_CHAIN} layers`);
+  }
+  const name = recorded === undefined ? '' : backingPath(imageName, recorded.filename);
+  try {
+    const options = flat.takeChild('backing');
+    const named = recorded !== undefined && !options.hasChild('file') && !options.has('filename');
+    if (named) {
+      for (const [key, value] of flatFromFilename(name).entries()) {
+        if (!options.has(key)) options.set(key, value);
+      }
+    }
+    const layer = await openLayer(options, name, session, {
+      writable: false,
+      reason: given ? 'caller' : 'backing',
+      format: recorded?.format,
+    });
+    return layer;
+  } catch (error) {
+    throw hostError('Could not open backing file', error);
+  }
+}
+
+/** The full name of a backing file, as `info` shows it: relative names belong to the image's folder. */
+export function backingPath(imageName: string, backing: string): string {
+  if (backing.startsWith('json:')) return backing;
+  const protocol = protocolOf(backing);
+  if (protocol !== undefined) return backing;
+  if (imageName.startsWith('json:')) return backing;
+  return relativeTo(imageName.startsWith('file:') ? imageName.slice('file:'.length) : imageName, backing);
+}
+
+/** The name of an image in messages: what the user gave. */
+export function displayName(ref: ImageRef): string {
+  return ref['image-opts'] ?? ref.filename ?? '';
+}
+
+/** Opens an image and its chain. Errors have `Could not open 'x': ` in front. The caller closes the node. */
+export async function openImage(ref: ImageRef, options: OpenOptions, context: OperationContext): Promise<ImageNode> {
+  const name = displayName(ref);
+  const session: Session = {
+    context,
+    options,
+    cache: ref.cache ?? options.cache ?? 'writeback',
+    forceShare: ref['force-share'] ?? options.forceShare ?? false,
+    layers: [],
+    files: 0,
+  };
+  try {
+    if (ref['image-opts'] === undefined && ref.filename === undefined) {
+      throw new ImageError('invalid', 'an image needs a filename or image-opts');
+    }
+    const flat =
+      ref['image-opts'] !== undefined ? fromOptionString(ref['image-opts']) : flatFromFilename(ref.filename!);
+    return await openLayer(flat, namedFile(ref, flat), session, {
+      writable: options.writable ?? false,
+      reason: 'caller',
+      format: ref.format,
+    });
+  } catch (error) {
+    throw hostError(`Could not open '${name}'`, error);
+  }
+}
+
+/** The file an image's relative names are relative to: the filename, or the one inside the options. */
+function namedFile(ref: ImageRef, flat: FlatOptions): string {
+  if (ref['image-opts'] === undefined && !ref.filename!.startsWith('json:')) return ref.filename!;
+  for (const [key, value] of flat.entries()) {
+    if ((key === 'filename' || key === 'file.filename') && typeof value === 'string') return value;
+  }
+  return ref.filename ?? ref['image-opts']!;
+}
+
+export { driverNames };

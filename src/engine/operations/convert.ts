@@ -1,0 +1,187 @@
+/** image-convert: sources, target, and the copy loop between them. */
+import { unlinkSync } from 'node:fs';
+import type { ImageConvertParams, ImageConvertResult } from '../../protocol/commands/image-convert.js';
+import { hostError, ImageError } from '../error.js';
+import type { SnapshotInfo } from '../node/driver.js';
+import type { ImageNode } from '../node/image.js';
+import { displayName, openImage } from '../node/open.js';
+import type { OperationContext } from './context.js';
+import { type CopySource, concatenated, copy, imageSource } from './copy.js';
+import { createImage } from './create.js';
+import { splitOptions } from '../../protocol/options.js';
+import { loadDriver } from '../formats/index.js';
+
+const DEFAULT_PARALLEL = 8;
+const DEFAULT_SPARSE = 4096;
+
+/** Finds a snapshot by `-l`: an id or name, or `snapshot.id=..,snapshot.name=..`. */
+function findSnapshot(list: readonly SnapshotInfo[], wanted: string): SnapshotInfo | undefined {
+  if (wanted.startsWith('snapshot.')) {
+    const options = new Map(splitOptions(wanted));
+    const id = options.get('snapshot.id');
+    const name = options.get('snapshot.name');
+    return list.find((s) => (id === undefined || s.id === id) && (name === undefined || s.name === name));
+  }
+  return list.find((s) => s.id === wanted) ?? list.find((s) => s.name === wanted);
+}
+
+async function snapshotView(image: ImageNode, wanted: string): Promise<ImageNode> {
+  const { snapshots } = image.format;
+  const found = snapshots === undefined ? undefined : findSnapshot(snapshots.list(), wanted);
+  if (snapshots === undefined || found === undefined) {
+    throw new ImageError('not-found', `Failed to load snapshot: Can't find snapshot`);
+  }
+  return image.withFormat(await snapshots.view(found));
+}
+
+/** Refusals that need no file to be opened beyond the sources. */
+async function checkTarget(params: ImageConvertParams): Promise<void> {
+  const { target } = params;
+  const create = params.create ?? true;
+  if (create) {
+    if (target['image-opts'] !== undefined) {
+      throw new ImageError('invalid', '--target-image-opts requires use of -n flag');
+    }
+    const name = target.format ?? 'raw';
+    const driver = await loadDriver(name);
+    if (driver === undefined) throw new ImageError('invalid', `Unknown file format '${name}'`);
+    if (driver.create === undefined) {
+      throw new ImageError('unsupported', `Format driver '${name}' does not support image creation`);
+    }
+  }
+}
+
+export async function convert(
+  params: ImageConvertParams,
+  context: OperationContext,
+): Promise<ImageConvertResult> {
+  const opened: ImageNode[] = [];
+  let created: string | undefined;
+  try {
+    const sources: ImageNode[] = [];
+    for (const ref of params.sources) {
+      const image = await openImage(ref, {}, context);
+      opened.push(image);
+      sources.push(image);
+    }
+    if (params.snapshot !== undefined) {
+      if (sources.length > 1) {
+        throw new ImageError('invalid', 'No support for concatenating multiple snapshot');
+      }
+      sources[0] = await snapshotView(sources[0]!, params.snapshot);
+    }
+    await checkTarget(params);
+    const size = sources.reduce((sum, image) => sum + image.size, 0);
+    const create = params.create ?? true;
+    const backing = params.backing ?? (params.options?.backing_file as string | undefined);
+    if (backing !== undefined && sources.length > 1) {
+      throw new ImageError(
+        'invalid',
+        'Having a backing file for the target makes no sense when concatenating multiple input images',
+      );
+    }
+    if (create) {
+      const made = await createImage(
+        {
+          filename: params.target.filename!,
+          format: params.target.format ?? 'raw',
+          size,
+          options: params.options ?? {},
+          ...(params.backing === undefined ? {} : { backing: params.backing }),
+          ...(params['backing-format'] === undefined ? {} : { 'backing-format': params['backing-format'] }),
+        },
+        context,
+      );
+      if (!made.existed) created = made.path;
+    }
+    const target = await openImage(
+      { ...params.target, format: create ? (params.target.format ?? 'raw') : params.target.format },
+      { writable: true, cache: params.target.cache ?? 'unsafe' },
+      context,
+    );
+    opened.push(target);
+    const totals = await copyInto(sources, target, params, context);
+    await target.flush();
+    const result = { size: target.size, ...totals };
+    await closeAll(opened);
+    context.progress({ phase: 'done', done: size, total: size, ...totals });
+    return result;
+  } catch (error) {
+    await closeAll(opened).catch(() => {});
+    if (created !== undefined && params['keep-failed'] !== true) {
+      try {
+        unlinkSync(created);
+      } catch {
+        // It was not made, or somebody else removed it.
+      }
+    }
+    throw error;
+  }
+}
+
+async function copyInto(
+  sources: readonly ImageNode[],
+  target: ImageNode,
+  params: ImageConvertParams,
+  context: OperationContext,
+): Promise<{ written: number; zeros: number }> {
+  const size = sources.reduce((sum, image) => sum + image.size, 0);
+  const create = params.create ?? true;
+  if (target.size < size) {
+    throw new ImageError('invalid', 'output file is smaller than input file');
+  }
+  const compress = params.compress ?? false;
+  if (compress && target.format.pack === undefined) {
+    throw new ImageError('unsupported', 'Compression not supported for this file format');
+  }
+  const backed = target.backing !== undefined;
+  const sparse = params['sparse-size'] ?? DEFAULT_SPARSE;
+  let targetIsZero = !backed && ((create && target.format.startsAsZero) || params['target-is-zero'] === true);
+  if (!targetIsZero && !backed && sparse > 0) {
+    // One call for the whole of an existing target, where its format can do that without writing.
+    targetIsZero = await target.zeroAll({ unmap: true });
+  }
+  const copied: CopySource[] = sources.map((image) => imageSource(image, backed, target.backing?.size ?? 0));
+  if (params['rate-limit'] !== undefined) context.setRate(params['rate-limit']);
+  try {
+    return await copy(
+      concatenated(copied),
+      target,
+      {
+        parallel: params.parallel ?? DEFAULT_PARALLEL,
+        outOfOrder: params['out-of-order'] ?? false,
+        sparse,
+        targetIsZero,
+        compress,
+        salvage:
+          params.salvage === true
+            ? (at, error) =>
+                context.output({
+                  stream: 'stderr',
+                  text: `qemu-img: warning: error while reading offset ${at}: ${reason(error)}\n`,
+                })
+            : undefined,
+      },
+      context,
+    );
+  } catch (error) {
+    if (error instanceof ImageError && error.kind === 'cancelled') throw error;
+    throw hostError(`error while converting '${displayName(params.target)}'`, error);
+  }
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+async function closeAll(images: ImageNode[]): Promise<void> {
+  let failure: unknown;
+  for (const image of images.splice(0).reverse()) {
+    try {
+      await image.close();
+    } catch (error) {
+      failure ??= error;
+    }
+  }
+  if (failure !== undefined) throw failure;
+}

@@ -1,0 +1,55 @@
+/** Finding zeros in buffers. Buffer.compare is the C library's memcmp: some 10 GB/s once it is under way. */
+
+const REFERENCE = Buffer.alloc(1024 * 1024);
+
+/** True where bytes [start, end) of the buffer are all zero. */
+export function isZero(buffer: Buffer, start: number, end: number): boolean {
+  // Most data differs in its first byte or its middle: a call into C costs 100 ns, these two a few.
+  if (buffer[start] !== 0 || buffer[(start + end) >>> 1] !== 0) return false;
+  for (let at = start; at < end; at += REFERENCE.byteLength) {
+    const stop = Math.min(end, at + REFERENCE.byteLength);
+    if (REFERENCE.compare(buffer, at, stop, 0, stop - at) !== 0) return false;
+  }
+  return true;
+}
+
+export interface ZeroRun {
+  readonly start: number;
+  readonly end: number;
+  readonly zero: boolean;
+}
+
+/**
+ * Splits bytes [0, length) of a buffer into alternating runs of data and zeros. The buffer's first byte stands at guest
+ * offset `at`; zero runs begin and end at multiples of `block` (a power of two) in guest offsets, or at the buffer's ends,
+ * and are no shorter than `least`.
+ */
+export function zeroRuns(
+  buffer: Buffer,
+  length: number,
+  at: number,
+  block: number,
+  least: number,
+): ZeroRun[] {
+  const runs: ZeroRun[] = [];
+  const put = (start: number, end: number, zero: boolean) => {
+    const last = runs[runs.length - 1];
+    if (last !== undefined && last.zero === zero) runs[runs.length - 1] = { start: last.start, end, zero };
+    else runs.push({ start, end, zero });
+  };
+  for (let start = 0; start < length; ) {
+    const end = Math.min(length, start + block - ((at + start) % block));
+    put(start, end, isZero(buffer, start, end));
+    start = end;
+  }
+  if (least <= block || runs.length < 2) return runs;
+  const merged: ZeroRun[] = [];
+  for (const run of runs) {
+    const zero = run.zero && run.end - run.start >= least;
+    const last = merged[merged.length - 1];
+    if (last !== undefined && last.zero === zero) {
+      merged[merged.length - 1] = { start: last.start, end: run.end, zero };
+    } else merged.push({ ...run, zero });
+  }
+  return merged;
+}
