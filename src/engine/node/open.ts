@@ -7,11 +7,14 @@ import type { CacheMode, ImageRef } from '../../protocol/commands/common.js';
 import { hostError, ImageError } from '../error.js';
 import { driverNames, loadDriver } from '../formats/index.js';
 import type { OperationContext } from '../operations/context.js';
-import { type FileStorage, openFile } from '../storage/file.js';
+import type { FileStorage } from '../storage/file.js';
 import { permissionsFor } from '../storage/locks.js';
-import { openNull } from '../storage/null.js';
+import { NullStorage } from '../storage/null.js';
+import { openFile } from '../storage/open-file.js';
+import { ALL_PERMISSIONS, NO_PERMISSIONS } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import type { FormatDriver, FormatNode } from './driver.js';
+import type { OptionDeclaration } from './option-table.js';
 import { FlatOptions, fromJson, fromOptionString, protocolOf } from './flat-options.js';
 import { absolutePath, checkAllowed, type OpenReason, relativeTo } from './gate.js';
 import { ImageNode } from './image.js';
@@ -44,6 +47,12 @@ interface Session {
   readonly layers: string[];
   files: number;
 }
+
+const NULL_OPTIONS: readonly OptionDeclaration[] = [
+  { name: 'size', type: 'size', help: 'size of the null block' },
+  { name: 'latency-ns', type: 'number', help: 'nanoseconds (approximated) to wait before completing request' },
+  { name: 'read-zeroes', type: 'bool', help: 'return zeroes when read' },
+];
 
 const PROTOCOLS = new Set(['file', 'host_device', 'null-co', 'null-aio']);
 
@@ -106,7 +115,14 @@ async function openStorage(
   const driver = flat.takeString('driver') ?? 'file';
   takeGeneric(flat);
   if (driver === 'null-co' || driver === 'null-aio') {
-    const storage = openNull(driver, flat, how.writable);
+    const given = flat.takeDeclared(NULL_OPTIONS);
+    const storage = new NullStorage({
+      driver,
+      writable: how.writable,
+      ...(given.size === undefined ? {} : { size: given.size as number }),
+      ...(given['latency-ns'] === undefined ? {} : { latencyNs: given['latency-ns'] as number }),
+      readZeroes: given['read-zeroes'] === true,
+    });
     refuseRest(flat, 'protocol', driver);
     return { storage, path: undefined, lockable: undefined };
   }
@@ -133,8 +149,11 @@ async function openStorage(
     filename: how.exposed ?? filename,
     writable: how.writable,
     cache: session.cache,
+    ...(driver === 'host_device' ? { driver } : {}),
+    // What it will be used for is known when its format is.
+    locks: locking === 'off' ? undefined : { uses: NO_PERMISSIONS, shares: ALL_PERMISSIONS },
   });
-  return { storage, path, lockable: locking === 'off' ? undefined : storage };
+  return { storage, path, lockable: storage };
 }
 
 /** The identity of a host file: two names of one file are one image. */
@@ -153,9 +172,9 @@ async function lock(
   writable: boolean,
   session: Session,
 ): Promise<void> {
-  if (opened.lockable === undefined) return;
-  const wanted = permissionsFor({ role, writable, resize: writable, forceShare: session.forceShare });
-  await opened.lockable.setPermissions(wanted.uses, wanted.shares);
+  const locks = opened.lockable?.locks;
+  if (locks === undefined) return;
+  await locks.change(permissionsFor({ role, writable, resize: writable, forceShare: session.forceShare }));
 }
 
 async function findDriver(name: string): Promise<FormatDriver> {
