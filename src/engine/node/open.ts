@@ -7,10 +7,9 @@ import type { CacheMode, ImageRef } from '../../protocol/commands/common.js';
 import { hostError, ImageError } from '../error.js';
 import { driverNames, loadDriver } from '../formats/index.js';
 import type { OperationContext } from '../operations/context.js';
-import type { FileStorage } from '../storage/file.js';
+import { type FileStorage, openFile } from '../storage/file.js';
 import { permissionsFor } from '../storage/locks.js';
 import { NullStorage } from '../storage/null.js';
-import { openFile } from '../storage/open-file.js';
 import { ALL_PERMISSIONS, NO_PERMISSIONS } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import type { FormatDriver, FormatNode } from './driver.js';
@@ -174,7 +173,7 @@ async function lock(
 ): Promise<void> {
   const locks = opened.lockable?.locks;
   if (locks === undefined) return;
-  await locks.change(permissionsFor({ role, writable, resize: writable, forceShare: session.forceShare }));
+  locks.setPermissions(permissionsFor({ role, writable, resize: writable, forceShare: session.forceShare }));
 }
 
 async function findDriver(name: string): Promise<FormatDriver> {
