@@ -4,7 +4,22 @@
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { closeSync, createReadStream, existsSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, realpathSync, rmSync, statSync, copyFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  copyFileSync,
+  createReadStream,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -90,9 +105,13 @@ function sha256(path: string): Promise<string> {
 const sleep = (ms: number) => new Promise((wake) => setTimeout(wake, ms));
 
 async function startDaemon(): Promise<ChildProcess> {
-  const child = spawn(process.execPath, [join(dist, 'src/daemon/main.js'), '--socket', socket, '--log-level', 'warn'], {
-    stdio: ['ignore', 'inherit', 'inherit'],
-  });
+  const child = spawn(
+    process.execPath,
+    [join(dist, 'src/daemon/main.js'), '--socket', socket, '--log-level', 'warn'],
+    {
+      stdio: ['ignore', 'inherit', 'inherit'],
+    },
+  );
   for (let i = 0; i < 250; i++) {
     if (existsSync(socket)) return child;
     if (child.exitCode !== null) break;
@@ -103,7 +122,13 @@ async function startDaemon(): Promise<ChildProcess> {
 
 interface WatchedEvent {
   readonly event: string;
-  readonly data: { readonly id?: string; readonly status?: string; readonly done?: number; readonly total?: number; readonly rate?: number };
+  readonly data: {
+    readonly id?: string;
+    readonly status?: string;
+    readonly done?: number;
+    readonly total?: number;
+    readonly rate?: number;
+  };
 }
 
 /** The second client: subscribes to every job's state and progress, and keeps what it saw. */
@@ -185,9 +210,12 @@ async function main(): Promise<void> {
     await must(['info', at('small.qcow2')]);
 
     say('One more conversion, cancelled half way with Ctrl-C');
-    const status = await client(['convert', '-p', '-r', '512M', '-f', 'qcow2', '-O', 'raw', at('small.qcow2'), at('never.raw')], (child) => {
-      victim = { child, job: undefined };
-    });
+    const status = await client(
+      ['convert', '-p', '-r', '512M', '-f', 'qcow2', '-O', 'raw', at('small.qcow2'), at('never.raw')],
+      (child) => {
+        victim = { child, job: undefined };
+      },
+    );
     process.stdout.write(
       cancelledAt > 0
         ? `Interrupted at ${cancelledAt.toFixed(0)} %, exit ${status}, ${existsSync(at('never.raw')) ? 'a file was left behind' : 'nothing left behind'}\n`

@@ -29,6 +29,8 @@ export interface ErrorContext {
   readonly check?: string;
   /** Further lines for people that qemu-img prints after the error (hints). */
   readonly hint?: string;
+  /** Who holds the lock that was not to be had, where that could be learnt. */
+  readonly holder?: { readonly pid: number; readonly command: string };
 }
 
 export class ImageError extends Error {

@@ -29,5 +29,5 @@ export function runOperation(
   return ResultAsync.fromPromise(work(), toImageError);
 }
 
-export type { OperationContext } from './operations/context.js';
 export { ImageError } from './error.js';
+export type { OperationContext } from './operations/context.js';

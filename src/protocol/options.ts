@@ -23,21 +23,21 @@ export function parseSize(text: string): number | undefined {
     const value = Number(BigInt(`0x${hex[1]!}`));
     return value > MAX_SIZE ? Number.NaN : value;
   }
-  const match = /^\s*\+?(\d+)(\.\d*)?([bkmgtpe])?$/i.exec(text);
+  const match = /^\s*\+?(?=\.?\d)(\d*)(\.\d*)?([bkmgtpe])?$/i.exec(text);
   if (!match) return undefined;
   const [, whole, fraction, suffix] = match;
   const scale = SUFFIX[(suffix ?? 'b').toLowerCase()]!;
   const hasFraction = fraction !== undefined && Number(`0${fraction}0`) !== 0;
   if (hasFraction && scale === 1) return undefined;
-  const total = BigInt(whole!) * BigInt(scale);
+  const total = BigInt(whole || '0') * BigInt(scale);
   let value = Number(total);
   if (hasFraction) value += Math.floor(Number(`0${fraction}`) * scale);
   return value > MAX_SIZE ? Number.NaN : value;
 }
 
 /**
- * Splits `a=b,c=d` into pairs in order; `,,` is a literal comma. A word without `=` means `word=on`; the first such word
- * is the value of `implied` where that is given (`-f` style strings: `secret,id=x`).
+ * Splits `a=b,c=d` into pairs in order; `,,` is a literal comma. A word without `=` means `word=on`, and `noword` means
+ * `word=off`; the first such word is the value of `implied` where that is given (`-f` style strings: `secret,id=x`).
  */
 export function splitOptions(text: string, implied?: string): [string, string][] {
   const pairs: [string, string][] = [];
@@ -56,6 +56,7 @@ export function splitOptions(text: string, implied?: string): [string, string][]
     const equals = word.indexOf('=');
     if (equals >= 0) pairs.push([word.slice(0, equals), word.slice(equals + 1)]);
     else if (first && implied !== undefined) pairs.push([implied, word]);
+    else if (word.startsWith('no')) pairs.push([word.slice(2), 'off']);
     else if (word !== '') pairs.push([word, 'on']);
     first = false;
   }

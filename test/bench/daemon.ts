@@ -59,7 +59,9 @@ function rssMiB(pid: number): number {
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function startDaemon(dist: string, socket: string): Promise<ChildProcess> {
-  const child = spawn(process.execPath, [join(dist, 'src/daemon/main.js'), '--socket', socket], { stdio: 'ignore' });
+  const child = spawn(process.execPath, [join(dist, 'src/daemon/main.js'), '--socket', socket], {
+    stdio: 'ignore',
+  });
   for (let i = 0; i < 200 && !existsSync(socket); i++) await sleep(20);
   return child;
 }
@@ -112,8 +114,16 @@ export async function daemonCases(bench: Bench): Promise<void> {
     const embedded = await seconds([process.execPath, main, '--connect', 'none', 'info', image], runs);
     const over = (s: number) => (s - bare) * 1000;
     const at = `bare node ${(bare * 1000).toFixed(1)} ms`;
-    say(over(connected) <= 15, 'daemon: connected client adds', `${over(connected).toFixed(1)} ms (goal 15; ${at})`);
-    say(over(embedded) <= 80, 'daemon: embedded client adds', `${over(embedded).toFixed(1)} ms (goal 80; ${at})`);
+    say(
+      over(connected) <= 15,
+      'daemon: connected client adds',
+      `${over(connected).toFixed(1)} ms (goal 15; ${at})`,
+    );
+    say(
+      over(embedded) <= 80,
+      'daemon: embedded client adds',
+      `${over(embedded).toFixed(1)} ms (goal 80; ${at})`,
+    );
 
     if (existsSync(raw)) {
       const conversions = [0, 1, 2, 3].map((i) =>
@@ -143,11 +153,25 @@ export async function daemonCases(bench: Bench): Promise<void> {
         `p50 ${median(pings).toFixed(2)} ms, p99 ${p99.toFixed(2)} ms, ${pings.length} pings (goal p99 under 20)`,
       );
       const peak = await timed(
-        [process.execPath, main, '--connect', 'none', 'convert', '-O', 'qcow2', raw, join(bench.folder, 'peak.qcow2')],
+        [
+          process.execPath,
+          main,
+          '--connect',
+          'none',
+          'convert',
+          '-O',
+          'qcow2',
+          raw,
+          join(bench.folder, 'peak.qcow2'),
+        ],
         {},
         true,
       );
-      say(peak.peakMiB < 200, 'daemon: peak memory of a conversion', `${peak.peakMiB.toFixed(0)} MiB (goal under 200)`);
+      say(
+        peak.peakMiB < 200,
+        'daemon: peak memory of a conversion',
+        `${peak.peakMiB.toFixed(0)} MiB (goal under 200)`,
+      );
     }
     client.close();
   } finally {

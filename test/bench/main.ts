@@ -107,16 +107,49 @@ function* cases(): Generator<() => Case> {
   yield () => convert('convert raw -> raw', 1.2, ['-f', 'raw', '-O', 'raw', random()]);
   yield () => convert('convert raw -> qcow2', 1.2, ['-f', 'raw', '-O', 'qcow2', random()]);
   yield () =>
-    convert('convert qcow2 -> raw', 1.2, ['-f', 'qcow2', '-O', 'raw', from(random(), 'random.qcow2', '-O', 'qcow2')]);
+    convert('convert qcow2 -> raw', 1.2, [
+      '-f',
+      'qcow2',
+      '-O',
+      'raw',
+      from(random(), 'random.qcow2', '-O', 'qcow2'),
+    ]);
   yield () =>
-    convert('convert qcow2 -> qcow2', 1.2, ['-f', 'qcow2', '-O', 'qcow2', from(random(), 'random.qcow2', '-O', 'qcow2')]);
+    convert('convert qcow2 -> qcow2', 1.2, [
+      '-f',
+      'qcow2',
+      '-O',
+      'qcow2',
+      from(random(), 'random.qcow2', '-O', 'qcow2'),
+    ]);
   yield () =>
-    convert('convert 30,000 scattered clusters -> qcow2', 1.2, ['-f', 'qcow2', '-O', 'qcow2', scattered(30_000)]);
+    convert('convert 30,000 scattered clusters -> qcow2', 1.2, [
+      '-f',
+      'qcow2',
+      '-O',
+      'qcow2',
+      scattered(30_000),
+    ]);
   yield () => convert('convert -c zlib write', 1.5, ['-f', 'raw', '-O', 'qcow2', '-c', text()]);
   yield () =>
-    convert('convert -c zlib read', 1.5, ['-f', 'qcow2', '-O', 'raw', from(text(), 'zlib.qcow2', '-O', 'qcow2', '-c')]);
+    convert('convert -c zlib read', 1.5, [
+      '-f',
+      'qcow2',
+      '-O',
+      'raw',
+      from(text(), 'zlib.qcow2', '-O', 'qcow2', '-c'),
+    ]);
   yield () =>
-    convert('convert -c zstd write', 1.0, ['-f', 'raw', '-O', 'qcow2', '-c', '-o', 'compression_type=zstd', text()]);
+    convert('convert -c zstd write', 1.0, [
+      '-f',
+      'raw',
+      '-O',
+      'qcow2',
+      '-c',
+      '-o',
+      'compression_type=zstd',
+      text(),
+    ]);
   yield () =>
     convert('convert -c zstd read', 1.0, [
       '-f',
@@ -137,11 +170,21 @@ function* cases(): Generator<() => Case> {
   };
   yield () => {
     const args = ['check', '-f', 'qcow2', big()];
-    return { name: 'check 1 TiB of metadata', goal: 1.2, reference: [qemuImg, ...args], ours: [...client, ...args] };
+    return {
+      name: 'check 1 TiB of metadata',
+      goal: 1.2,
+      reference: [qemuImg, ...args],
+      ours: [...client, ...args],
+    };
   };
   yield () => {
     const args = ['map', '-f', 'qcow2', big()];
-    return { name: 'map 1 TiB of metadata', goal: 1.2, reference: [qemuImg, ...args], ours: [...client, ...args] };
+    return {
+      name: 'map 1 TiB of metadata',
+      goal: 1.2,
+      reference: [qemuImg, ...args],
+      ours: [...client, ...args],
+    };
   };
 }
 
@@ -152,7 +195,9 @@ async function main(): Promise<void> {
     process.stdout.write('bench: SKIPPED, no reference qemu-img in PATH\n');
     return;
   }
-  process.stdout.write(`median of ${pairs} paired runs; images of ${sizeMiB} MiB; Node.js ${process.version}\n`);
+  process.stdout.write(
+    `median of ${pairs} paired runs; images of ${sizeMiB} MiB; Node.js ${process.version}\n`,
+  );
   for (const make of cases()) {
     // The name is known without making the (large) input.
     const probe = make.toString();

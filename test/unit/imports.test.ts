@@ -31,7 +31,8 @@ function importsOf(file: string): Import[] {
     add(match[2]!, match[1] !== undefined, false);
   }
   for (const match of text.matchAll(/^import\s+'([^']+)'/gm)) add(match[1]!, false, false);
-  for (const match of text.matchAll(/\bimport\(\s*(?:\/\*.*?\*\/\s*)?'([^']+)'/g)) add(match[1]!, false, true);
+  for (const match of text.matchAll(/\bimport\(\s*(?:\/\*.*?\*\/\s*)?'([^']+)'/g))
+    add(match[1]!, false, true);
   return found;
 }
 

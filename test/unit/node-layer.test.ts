@@ -141,7 +141,11 @@ describe('the access path', () => {
     const base = node(new ToyNode(2 * UNIT));
     await base.write(0, Buffer.alloc(UNIT, 1));
     const top = node(new ToyNode(4 * UNIT), base);
-    expect(await top.status({ at: 0, length: 4 * UNIT })).toMatchObject({ kind: 'data', depth: 1, length: UNIT });
+    expect(await top.status({ at: 0, length: 4 * UNIT })).toMatchObject({
+      kind: 'data',
+      depth: 1,
+      length: UNIT,
+    });
     expect(await top.status({ at: UNIT, length: 3 * UNIT })).toMatchObject({ kind: 'none', depth: 1 });
     expect(await top.status({ at: 2 * UNIT, length: 2 * UNIT })).toMatchObject({ kind: 'zero', depth: 1 });
   });
@@ -186,11 +190,16 @@ describe('the copy loop', () => {
       throw new Error('no room');
     };
     const options = { parallel: 4, outOfOrder: false, sparse: 4096, targetIsZero: true, compress: false };
-    await expect(copy(imageSource(source, false, 0), node(failing), options, quiet)).rejects.toThrow('no room');
+    await expect(copy(imageSource(source, false, 0), node(failing), options, quiet)).rejects.toThrow(
+      'no room',
+    );
     const aborted = new AbortController();
     aborted.abort();
     await expect(
-      copy(imageSource(source, false, 0), node(new ToyNode(UNIT * 10)), options, { ...quiet, signal: aborted.signal }),
+      copy(imageSource(source, false, 0), node(new ToyNode(UNIT * 10)), options, {
+        ...quiet,
+        signal: aborted.signal,
+      }),
     ).rejects.toMatchObject({ kind: 'cancelled' });
   });
 
@@ -257,7 +266,8 @@ describe('names and options', () => {
     expect(parseSize('0x200')).toBe(512);
     expect(parseSize('64k')).toBe(65536);
     expect(parseSize('12')).toBe(12);
-    for (const wrong of ['', 'k', '1.5', '1x', '-1', '0x10k', '1 G']) expect(parseSize(wrong)).toBeUndefined();
+    for (const wrong of ['', 'k', '1.5', '1x', '-1', '0x10k', '1 G'])
+      expect(parseSize(wrong)).toBeUndefined();
     expect(parseSize('99999P')).toBeNaN();
   });
 
@@ -272,8 +282,12 @@ describe('names and options', () => {
     expect(relativeTo('/images/a.qcow2', 'b.raw')).toBe('/images/b.raw');
     expect(relativeTo('a.qcow2', 'b.raw')).toBe('b.raw');
     expect(relativeTo('x/a.qcow2', '/b')).toBe('/b');
-    expect(() => checkAllowed('/etc/passwd', '/etc/passwd', 'backing', { roots: ['/images'] })).toThrow(/outside/);
-    expect(() => checkAllowed('/images/../etc/passwd', 'x', 'caller', { roots: ['/usr'] })).toThrow(/outside/);
+    expect(() => checkAllowed('/etc/passwd', '/etc/passwd', 'backing', { roots: ['/images'] })).toThrow(
+      /outside/,
+    );
+    expect(() => checkAllowed('/images/../etc/passwd', 'x', 'caller', { roots: ['/usr'] })).toThrow(
+      /outside/,
+    );
     expect(() => checkAllowed('/usr/x', 'x', 'caller', { roots: ['/usr'] })).not.toThrow();
   });
 });

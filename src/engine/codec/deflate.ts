@@ -17,7 +17,10 @@ function corrupt(what: string): ImageError {
 }
 
 /** Compresses to a raw DEFLATE stream; undefined where that is not smaller than the data. */
-export async function compressRaw(data: Uint8Array, options: DeflateOptions): Promise<Uint8Array | undefined> {
+export async function compressRaw(
+  data: Uint8Array,
+  options: DeflateOptions,
+): Promise<Uint8Array | undefined> {
   const level = options.level ?? DEFAULT_LEVEL;
   const native = nativeZlib();
   if (native !== undefined) {

@@ -34,8 +34,12 @@ function bindLibrary(): Zstd | undefined {
     const declare = (text: string) => library.func(text) as unknown as Native;
     isError = declare('unsigned int ZSTD_isError(size_t code)');
     frameSize = declare('size_t ZSTD_findFrameCompressedSize(const void *src, size_t size)');
-    compress = declare('size_t ZSTD_compressCCtx(void *c, void *dst, size_t cap, const void *src, size_t n, int level)');
-    decompress = declare('size_t ZSTD_decompressDCtx(void *d, void *dst, size_t cap, const void *src, size_t n)');
+    compress = declare(
+      'size_t ZSTD_compressCCtx(void *c, void *dst, size_t cap, const void *src, size_t n, int level)',
+    );
+    decompress = declare(
+      'size_t ZSTD_decompressDCtx(void *d, void *dst, size_t cap, const void *src, size_t n)',
+    );
     createC = declare('void *ZSTD_createCCtx()') as unknown as () => unknown;
     createD = declare('void *ZSTD_createDCtx()') as unknown as () => unknown;
   } catch {
@@ -118,7 +122,10 @@ let bound: Zstd | undefined;
 function zstd(): Zstd {
   bound ??= bindLibrary() ?? bindNode();
   if (bound === undefined) {
-    throw new ImageError('unsupported', 'zstd is not available: neither libzstd.so.1 nor a Node.js with zstd is here');
+    throw new ImageError(
+      'unsupported',
+      'zstd is not available: neither libzstd.so.1 nor a Node.js with zstd is here',
+    );
   }
   return bound;
 }

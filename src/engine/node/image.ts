@@ -122,9 +122,7 @@ export class ImageNode {
     answer: Promise<Extent>,
   ): Promise<ChainExtent> {
     const extent = await answer;
-    return (
-      settle(layer, depth, extent) ?? this.#statusBelow(layer.backing!, at, extent.length, depth + 1)
-    );
+    return settle(layer, depth, extent) ?? this.#statusBelow(layer.backing!, at, extent.length, depth + 1);
   }
 
   /** Reads guest bytes, through the chain. */
@@ -180,7 +178,10 @@ export class ImageNode {
   /** Writes what one target takes, the caller holding the lock; gives the count of bytes. */
   async #writeRun(format: FormatNode, at: number, from: Uint8Array): Promise<number> {
     if (format.prepareWrite === undefined) {
-      throw new ImageError('unsupported', `The '${this.driver.name}' format of '${this.filename}' cannot be written`);
+      throw new ImageError(
+        'unsupported',
+        `The '${this.driver.name}' format of '${this.filename}' cannot be written`,
+      );
     }
     const prepared = format.prepareWrite({ at, length: from.byteLength });
     const target = prepared instanceof Promise ? await prepared : prepared;
@@ -291,7 +292,8 @@ export class ImageNode {
   /** Stores one compressed unit at its guest offset. */
   async writePacked(at: number, packed: Uint8Array): Promise<void> {
     const { pack } = this.#writableFormat();
-    if (pack === undefined) throw new ImageError('unsupported', 'Compression not supported for this file format');
+    if (pack === undefined)
+      throw new ImageError('unsupported', 'Compression not supported for this file format');
     const locked = this.#lock(at, at + pack.unit);
     const release = typeof locked === 'function' ? locked : await locked;
     try {

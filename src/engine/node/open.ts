@@ -13,10 +13,10 @@ import { NullStorage } from '../storage/null.js';
 import { ALL_PERMISSIONS, NO_PERMISSIONS } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import type { FormatDriver, FormatNode } from './driver.js';
-import type { OptionDeclaration } from './option-table.js';
 import { FlatOptions, fromJson, fromOptionString, protocolOf } from './flat-options.js';
 import { absolutePath, checkAllowed, type OpenReason, relativeTo } from './gate.js';
 import { ImageNode } from './image.js';
+import type { OptionDeclaration } from './option-table.js';
 import { probe, rawGuard } from './probe.js';
 
 /** More layers than any sane chain; a hostile chain of symlinks or of json: names ends here. */
@@ -49,7 +49,11 @@ interface Session {
 
 const NULL_OPTIONS: readonly OptionDeclaration[] = [
   { name: 'size', type: 'size', help: 'size of the null block' },
-  { name: 'latency-ns', type: 'number', help: 'nanoseconds (approximated) to wait before completing request' },
+  {
+    name: 'latency-ns',
+    type: 'number',
+    help: 'nanoseconds (approximated) to wait before completing request',
+  },
   { name: 'read-zeroes', type: 'bool', help: 'return zeroes when read' },
 ];
 
@@ -265,9 +269,21 @@ async function openLayer(
         openChildFile(flat, filename, child, recorded, scope, childHow?.writable ?? writable),
       warn: (text) => context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n` }),
     });
-    const backing = await openBacking(flat, format, filename, { ...scope, layers: id === undefined ? scope.layers : [...scope.layers, id] });
+    const backing = await openBacking(flat, format, filename, {
+      ...scope,
+      layers: id === undefined ? scope.layers : [...scope.layers, id],
+    });
     refuseRest(flat, 'format', driver.name);
-    return new ImageNode({ filename, path: opened.path, driver, format, file, backing, writable, guardStart });
+    return new ImageNode({
+      filename,
+      path: opened.path,
+      driver,
+      format,
+      file,
+      backing,
+      writable,
+      guardStart,
+    });
   } catch (error) {
     await format?.close().catch(() => {});
     await file.close().catch(() => {});
@@ -293,7 +309,11 @@ async function openChildFile(
     exposed = relativeTo(imageName, recorded);
     childOptions = flatFromFilename(exposed).takeChild('file');
   } else return undefined;
-  const opened = await openStorage(childOptions, session, { writable, reason, ...(exposed === undefined ? {} : { exposed }) });
+  const opened = await openStorage(childOptions, session, {
+    writable,
+    reason,
+    ...(exposed === undefined ? {} : { exposed }),
+  });
   try {
     await lock(opened, writable ? 'format-metadata' : 'raw-data', writable, session);
   } catch (error) {
@@ -359,7 +379,11 @@ export function displayName(ref: ImageRef): string {
 }
 
 /** Opens an image and its chain. Errors have `Could not open 'x': ` in front. The caller closes the node. */
-export async function openImage(ref: ImageRef, options: OpenOptions, context: OperationContext): Promise<ImageNode> {
+export async function openImage(
+  ref: ImageRef,
+  options: OpenOptions,
+  context: OperationContext,
+): Promise<ImageNode> {
   const name = displayName(ref);
   const session: Session = {
     context,

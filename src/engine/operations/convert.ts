@@ -1,15 +1,15 @@
 /** image-convert: sources, target, and the copy loop between them. */
 import { unlinkSync } from 'node:fs';
 import type { ImageConvertParams, ImageConvertResult } from '../../protocol/commands/image-convert.js';
+import { splitOptions } from '../../protocol/options.js';
 import { hostError, ImageError } from '../error.js';
+import { loadDriver } from '../formats/index.js';
 import type { SnapshotInfo } from '../node/driver.js';
 import type { ImageNode } from '../node/image.js';
 import { displayName, openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
 import { type CopySource, concatenated, copy, imageSource } from './copy.js';
 import { createImage } from './create.js';
-import { splitOptions } from '../../protocol/options.js';
-import { loadDriver } from '../formats/index.js';
 
 const DEFAULT_PARALLEL = 8;
 const DEFAULT_SPARSE = 4096;

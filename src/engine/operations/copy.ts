@@ -56,7 +56,8 @@ export interface CopyTotals {
 export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize: number): CopySource {
   const toRun = (found: ChainExtent): SourceRun => {
     const { extent, length } = found;
-    if (extent?.kind === 'data') return { kind: 'data', length, read: (into) => extent.storage.read(extent.at, into) };
+    if (extent?.kind === 'data')
+      return { kind: 'data', length, read: (into) => extent.storage.read(extent.at, into) };
     if (extent?.kind === 'packed') return { kind: 'data', length, read: (into) => extent.read(into) };
     return { kind: 'zero', length };
   };
@@ -208,7 +209,8 @@ class Copy {
       const at = this.#position;
       const asked = this.#source.run({ at, length: size - at });
       const run = asked instanceof Promise ? await asked : asked;
-      if (run.kind === 'data' || (run.kind === 'zero' && this.#options.sparse === 0)) return this.#planWindow(at, run);
+      if (run.kind === 'data' || (run.kind === 'zero' && this.#options.sparse === 0))
+        return this.#planWindow(at, run);
       if (run.kind === 'zero') {
         // Zeros up to the next window boundary that hold no whole block of the target belong to a window of data.
         const whole = this.#wholeBlocks(at, run.length);

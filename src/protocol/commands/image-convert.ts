@@ -45,7 +45,18 @@ export const imageConvert = command({
     written: Bytes,
     zeros: Bytes,
   }),
-  errors: ['not-found', 'access', 'no-space', 'locked', 'corrupt', 'unsupported', 'denied', 'invalid', 'io', 'cancelled'],
+  errors: [
+    'not-found',
+    'access',
+    'no-space',
+    'locked',
+    'corrupt',
+    'unsupported',
+    'denied',
+    'invalid',
+    'io',
+    'cancelled',
+  ],
   job: true,
 });
 export type ImageConvertParams = ParamsOf<typeof imageConvert>;

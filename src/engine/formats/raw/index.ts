@@ -1,6 +1,14 @@
 /** raw: the file's bytes are the guest's, all of them or a window of them (`offset`, `size`). */
 import { ImageError } from '../../error.js';
-import type { CreateContext, Extent, FormatDriver, FormatInfo, FormatNode, OpenContext, WriteTarget } from '../../node/driver.js';
+import type {
+  CreateContext,
+  Extent,
+  FormatDriver,
+  FormatInfo,
+  FormatNode,
+  OpenContext,
+  WriteTarget,
+} from '../../node/driver.js';
 import type { OptionDeclaration } from '../../node/option-table.js';
 import type { DataRun, MaybePromise, Preallocation, Range, Storage } from '../../storage/storage.js';
 
@@ -92,7 +100,10 @@ function open(context: OpenContext): Promise<FormatNode> {
   const window = context.options.size as number | undefined;
   const real = context.file.size;
   if (offset > real) {
-    throw new ImageError('invalid', `Offset (${offset}) cannot be greater than size of the containing file (${real})`);
+    throw new ImageError(
+      'invalid',
+      `Offset (${offset}) cannot be greater than size of the containing file (${real})`,
+    );
   }
   if (window !== undefined && real - offset < window) {
     throw new ImageError(
