@@ -2,183 +2,31 @@
  * Opening an image: options to storages to format nodes to chains. Every file that is opened on the way passes the gate,
  * takes QEMU's locks, and counts against the chain's limits.
  */
-import { statSync } from 'node:fs';
-import type { CacheMode, ImageRef } from '../../protocol/commands/common.js';
+import type { ImageRef } from '../../protocol/commands/common.js';
 import { hostError, ImageError } from '../error.js';
-import { driverNames, loadDriver } from '../formats/index.js';
+import { loadDriver } from '../formats/index.js';
 import type { OperationContext } from '../operations/context.js';
-import { type FileStorage, openFile } from '../storage/file.js';
-import { permissionsFor } from '../storage/locks.js';
-import { NullStorage } from '../storage/null.js';
-import { ALL_PERMISSIONS, NO_PERMISSIONS } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import type { FormatDriver, FormatNode } from './driver.js';
-import { FlatOptions, fromJson, fromOptionString, protocolOf } from './flat-options.js';
-import { absolutePath, checkAllowed, type OpenReason, relativeTo } from './gate.js';
+import { FlatOptions, fromOptionString, protocolOf } from './flat-options.js';
+import { type OpenReason, relativeTo } from './gate.js';
 import { ImageNode } from './image.js';
-import type { OptionDeclaration } from './option-table.js';
+import {
+  flatFromFilename,
+  identity,
+  inherit,
+  lock,
+  type OpenOptions,
+  openStorage,
+  PROTOCOLS,
+  refuseRest,
+  type Session,
+  takeGeneric,
+} from './open-storage.js';
 import { probe, rawGuard } from './probe.js';
 
 /** More layers than any sane chain; a hostile chain of symlinks or of json: names ends here. */
 const MAX_CHAIN = 256;
-/** Extents and data files of one chain. */
-const MAX_FILES = 1024;
-
-export interface OpenOptions {
-  readonly writable?: boolean;
-  readonly cache?: CacheMode;
-  /** Do not open the backing file. */
-  readonly noBacking?: boolean;
-  /** Opened for `check`: damage is to be found, not refused. */
-  readonly forCheck?: boolean;
-  /** Guest data is not touched: files that hold nothing else are not needed. */
-  readonly metadataOnly?: boolean;
-  readonly forceShare?: boolean;
-}
-
-/** What one call of openImage has opened, for loops, limits and clean-up. */
-interface Session {
-  readonly context: OperationContext;
-  readonly options: OpenOptions;
-  readonly cache: CacheMode;
-  readonly forceShare: boolean;
-  /** Device and inode of each layer from the top down to the one being opened. */
-  readonly layers: string[];
-  files: number;
-}
-
-const NULL_OPTIONS: readonly OptionDeclaration[] = [
-  { name: 'size', type: 'size', help: 'size of the null block' },
-  {
-    name: 'latency-ns',
-    type: 'number',
-    help: 'nanoseconds (approximated) to wait before completing request',
-  },
-  { name: 'read-zeroes', type: 'bool', help: 'return zeroes when read' },
-];
-
-const PROTOCOLS = new Set(['file', 'host_device', 'null-co', 'null-aio']);
-
-/** Options that any node may have and that the access path, not the driver, minds. */
-const GENERIC = [
-  'node-name',
-  'cache.direct',
-  'cache.no-flush',
-  'cache.writeback',
-  'discard',
-  'detect-zeroes',
-  'auto-read-only',
-];
-
-function takeGeneric(flat: FlatOptions): { readOnly: boolean | undefined; forceShare: boolean | undefined } {
-  for (const key of GENERIC) flat.take(key);
-  return { readOnly: flat.takeBool('read-only'), forceShare: flat.takeBool('force-share') };
-}
-
-function refuseRest(flat: FlatOptions, kind: 'format' | 'protocol', driver: string): void {
-  const key = flat.firstKey;
-  if (key === undefined) return;
-  throw new ImageError(
-    'invalid',
-    kind === 'format'
-      ? `Block format '${driver}' does not support the option '${key}'`
-      : `Block protocol '${driver}' doesn't support the option '${key}'`,
-  );
-}
-
-/** What a filename means: a path, or options. */
-function flatFromFilename(filename: string): FlatOptions {
-  if (filename.startsWith('json:')) return fromJson(filename.slice('json:'.length));
-  const flat = new FlatOptions();
-  const protocol = protocolOf(filename);
-  if (protocol === undefined) flat.set('file.filename', filename);
-  else if (protocol === 'file') flat.set('file.filename', filename.slice('file:'.length));
-  else if (protocol === 'host_device') {
-    flat.set('file.driver', 'host_device');
-    flat.set('file.filename', filename.slice('host_device:'.length));
-  } else if (protocol === 'null-co' || protocol === 'null-aio') {
-    flat.set('file.driver', protocol);
-  } else throw new ImageError('invalid', `Unknown protocol '${protocol}'`);
-  return flat;
-}
-
-interface OpenedFile {
-  readonly storage: Storage;
-  readonly path: string | undefined;
-  /** The host file behind it, for locks; undefined for null and the like. */
-  readonly lockable: FileStorage | undefined;
-}
-
-async function openStorage(
-  flat: FlatOptions,
-  session: Session,
-  how: { readonly writable: boolean; readonly reason: OpenReason; readonly exposed?: string },
-): Promise<OpenedFile> {
-  if (++session.files > MAX_FILES) throw new ImageError('limit', 'The image consists of too many files');
-  const driver = flat.takeString('driver') ?? 'file';
-  takeGeneric(flat);
-  if (driver === 'null-co' || driver === 'null-aio') {
-    const given = flat.takeDeclared(NULL_OPTIONS);
-    const storage = new NullStorage({
-      driver,
-      writable: how.writable,
-      ...(given.size === undefined ? {} : { size: given.size as number }),
-      ...(given['latency-ns'] === undefined ? {} : { latencyNs: given['latency-ns'] as number }),
-      readZeroes: given['read-zeroes'] === true,
-    });
-    refuseRest(flat, 'protocol', driver);
-    return { storage, path: undefined, lockable: undefined };
-  }
-  if (driver !== 'file' && driver !== 'host_device') {
-    throw new ImageError('invalid', `Unknown driver '${driver}'`);
-  }
-  const filename = flat.takeString('filename');
-  if (filename === undefined) {
-    throw new ImageError('invalid', `The '${driver}' block driver requires a file name`);
-  }
-  const locking = flat.takeString('locking') ?? 'auto';
-  if (locking !== 'auto' && locking !== 'on' && locking !== 'off') {
-    throw new ImageError('invalid', `Parameter 'locking' does not accept value '${locking}'`);
-  }
-  flat.take('aio');
-  flat.take('drop-cache');
-  flat.take('x-check-cache-dropped');
-  flat.take('aio-max-batch');
-  refuseRest(flat, 'protocol', driver);
-  const path = absolutePath(filename, session.context.cwd);
-  checkAllowed(path, filename, how.reason, session.context.policy);
-  const storage = await openFile({
-    path,
-    filename: how.exposed ?? filename,
-    writable: how.writable,
-    cache: session.cache,
-    ...(driver === 'host_device' ? { driver } : {}),
-    // What it will be used for is known when its format is.
-    locks: locking === 'off' ? undefined : { uses: NO_PERMISSIONS, shares: ALL_PERMISSIONS },
-  });
-  return { storage, path, lockable: storage };
-}
-
-/** The identity of a host file: two names of one file are one image. */
-function identity(path: string): string | undefined {
-  try {
-    const { dev, ino } = statSync(path);
-    return `${dev}:${ino}`;
-  } catch {
-    return undefined;
-  }
-}
-
-async function lock(
-  opened: OpenedFile,
-  role: 'format-metadata' | 'raw-data',
-  writable: boolean,
-  session: Session,
-): Promise<void> {
-  const locks = opened.lockable?.locks;
-  if (locks === undefined) return;
-  locks.setPermissions(permissionsFor({ role, writable, resize: writable, forceShare: session.forceShare }));
-}
 
 async function findDriver(name: string): Promise<FormatDriver> {
   const driver = await loadDriver(name);
@@ -200,8 +48,7 @@ async function openLayer(
   if (generic.forceShare === true && writable) {
     throw new ImageError('invalid', 'force-share=on can only be used with read-only images');
   }
-  const scope: Session =
-    generic.forceShare === true && !session.forceShare ? { ...session, forceShare: true } : session;
+  const scope = inherit(session, generic);
 
   // `driver=file,filename=x` names the protocol itself: its bytes are the guest's.
   let fileOptions: FlatOptions;
@@ -391,7 +238,8 @@ export async function openImage(
     cache: ref.cache ?? options.cache ?? 'writeback',
     forceShare: ref['force-share'] ?? options.forceShare ?? false,
     layers: [],
-    files: 0,
+    discard: undefined,
+    count: { files: 0 },
   };
   try {
     if (ref['image-opts'] === undefined && ref.filename === undefined) {
@@ -418,4 +266,4 @@ function namedFile(ref: ImageRef, flat: FlatOptions): string {
   return ref.filename ?? ref['image-opts']!;
 }
 
-export { driverNames };
+export type { OpenOptions } from './open-storage.js';
