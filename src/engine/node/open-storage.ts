@@ -6,7 +6,7 @@ import type { OperationContext } from '../operations/context.js';
 import { type FileStorage, openFile } from '../storage/file.js';
 import { permissionsFor } from '../storage/locks.js';
 import { NullStorage } from '../storage/null.js';
-import { ALL_PERMISSIONS, NO_PERMISSIONS } from '../storage/permissions.js';
+import { ALL_PERMISSIONS, type FileUse, NO_PERMISSIONS } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import { FlatOptions, fromJson, protocolOf } from './flat-options.js';
 import { absolutePath, checkAllowed, type OpenReason } from './gate.js';
@@ -25,7 +25,13 @@ export interface OpenOptions {
   /** Guest data is not touched: files that hold nothing else are not needed. */
   readonly metadataOnly?: boolean;
   readonly forceShare?: boolean;
+  /** The image's size will change. */
+  readonly resize?: boolean;
+  /** Its content must not change meanwhile, whatever its format: the source of a conversion. */
+  readonly stable?: boolean;
 }
+
+type FileRole = FileUse['role'];
 
 /** What one call of openImage has opened, for loops, limits and clean-up. */
 export interface Session {
@@ -187,13 +193,19 @@ export function identity(path: string): string | undefined {
   }
 }
 
-export async function lock(
-  opened: OpenedFile,
-  role: 'format-metadata' | 'raw-data',
-  writable: boolean,
-  session: Session,
-): Promise<void> {
+/** Locks an opened file for what it will be used for. Throws `locked`. */
+export function lock(opened: OpenedFile, role: FileRole, writable: boolean, session: Session): void {
   const locks = opened.lockable?.locks;
   if (locks === undefined) return;
-  locks.setPermissions(permissionsFor({ role, writable, resize: writable, forceShare: session.forceShare }));
+  const { resize = false, metadataOnly = false, stable = false } = session.options;
+  locks.setPermissions(
+    permissionsFor({
+      role,
+      writable,
+      resize: resize && writable,
+      forceShare: session.forceShare,
+      metadataOnly,
+      stable: stable && session.layers.length === 0,
+    }),
+  );
 }

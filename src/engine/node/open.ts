@@ -94,7 +94,7 @@ async function openLayer(
     const probed = driverName === undefined;
     const driver = probed ? await probe(file) : await findDriver(driverName!);
     const isRaw = driver.name === 'raw';
-    await lock(opened, isRaw ? 'raw-data' : 'format-metadata', writable, scope);
+    lock(opened, isRaw ? 'raw-data' : 'format-metadata', writable, scope);
     let guardStart: ((head: Uint8Array) => boolean) | undefined;
     if (probed && isRaw && writable) {
       guardStart = await rawGuard(file.filename, file.size);
@@ -162,7 +162,7 @@ async function openChildFile(
     ...(exposed === undefined ? {} : { exposed }),
   });
   try {
-    await lock(opened, writable ? 'format-metadata' : 'raw-data', writable, session);
+    lock(opened, child === 'data-file' ? 'data-file' : 'format-metadata', writable, session);
   } catch (error) {
     await opened.storage.close().catch(() => {});
     throw error;

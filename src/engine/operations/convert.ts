@@ -60,7 +60,7 @@ export async function convert(
   try {
     const sources: ImageNode[] = [];
     for (const ref of params.sources) {
-      const image = await openImage(ref, {}, context);
+      const image = await openImage(ref, { stable: true }, context);
       opened.push(image);
       sources.push(image);
     }
