@@ -111,7 +111,8 @@ export function errnoText(code: string): string {
 /** An ImageError for a failed host call; `prefix` is what was being done (`Could not open 'x'`), without a colon. */
 export function hostError(prefix: string, cause: unknown, context: ErrorContext = {}): ImageError {
   if (cause instanceof ImageError) return cause.prefixed(`${prefix}: `, context);
-  const code = (cause as NodeJS.ErrnoException | undefined)?.code ?? 'EIO';
+  const code = (cause as NodeJS.ErrnoException | undefined)?.code;
+  if (code === undefined) return toImageError(cause).prefixed(`${prefix}: `, context);
   return new ImageError(
     KIND_OF_ERRNO[code] ?? 'io',
     `${prefix}: ${errnoText(code)}`,

@@ -1,5 +1,5 @@
 /** Streams made by the formats' own programs. The data of those called "text" is `sampleText(6000)`. */
-const decode = (base64: string): Uint8Array => Buffer.from(base64, 'base64');
+const decode = (base64: string): Uint8Array => new Uint8Array(Buffer.from(base64, 'base64'));
 
 /** Apple's lzfse: one block with packed tables (bvx2). */
 export const lzfseText = decode(

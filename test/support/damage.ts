@@ -13,7 +13,7 @@ export function expectOnlyImageErrors(stream: Uint8Array, decode: (stream: Uint8
   for (let at = 0; at < stream.length; at += step) {
     attempt(stream.slice(0, at), `cut at ${at}`);
     for (const bits of [0x01, 0x80, 0xff]) {
-      const damaged = stream.slice();
+      const damaged = new Uint8Array(stream); // not slice(): a Buffer's would be the same bytes
       damaged[at]! ^= bits;
       attempt(damaged, `byte ${at} ^ ${bits}`);
     }

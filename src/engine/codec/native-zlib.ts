@@ -4,6 +4,7 @@
  * and its copies. Where the symbols are not there, `nativeZlib` is undefined and callers use node:zlib.
  */
 import { createRequire } from 'node:module';
+import { onThreadPool } from './thread-pool.js';
 
 type Call = (...args: unknown[]) => number;
 type AsyncCall = Call & { async: (...args: unknown[]) => void };
@@ -98,24 +99,25 @@ function bind(): NativeZlib | undefined {
 
   /** Idle streams by their parameters; there are never more than were in use at once. */
   const idle = new Map<string, ZStream[]>();
-  const withStream = async (
+  const withStream = (
     key: string,
     make: () => ZStream,
     input: Uint8Array,
     output: Uint8Array,
-  ): Promise<ZResult> => {
-    let pool = idle.get(key);
-    if (pool === undefined) {
-      pool = [];
-      idle.set(key, pool);
-    }
-    const used = pool.pop() ?? make();
-    try {
-      return await used.run(input, output);
-    } finally {
-      pool.push(used);
-    }
-  };
+  ): Promise<ZResult> =>
+    onThreadPool(async () => {
+      let pool = idle.get(key);
+      if (pool === undefined) {
+        pool = [];
+        idle.set(key, pool);
+      }
+      const used = pool.pop() ?? make();
+      try {
+        return await used.run(input, output);
+      } finally {
+        pool.push(used);
+      }
+    });
 
   return {
     deflate: (windowBits, level, input, output) =>

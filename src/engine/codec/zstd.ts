@@ -5,6 +5,7 @@
 import { createRequire } from 'node:module';
 import zlib from 'node:zlib';
 import { ImageError } from '../error.js';
+import { onThreadPool } from './thread-pool.js';
 
 /** libzstd's ZSTD_CLEVEL_DEFAULT: what the reference writes with. */
 const LEVEL = 3;
@@ -47,16 +48,17 @@ function bindLibrary(): Zstd | undefined {
   }
   const pool = (create: () => unknown) => {
     const idle: unknown[] = [];
-    return (work: Native, ...args: unknown[]): Promise<number> => {
-      const context = idle.pop() ?? create();
-      return new Promise((resolve, reject) => {
-        work.async(context, ...args, (error: unknown, result: number | bigint) => {
-          idle.push(context);
-          if (error) reject(error);
-          else resolve(isError(result) ? -1 : Number(result));
+    return (work: Native, ...args: unknown[]): Promise<number> =>
+      onThreadPool(() => {
+        const context = idle.pop() ?? create();
+        return new Promise((resolve, reject) => {
+          work.async(context, ...args, (error: unknown, result: number | bigint) => {
+            idle.push(context);
+            if (error) reject(error);
+            else resolve(isError(result) ? -1 : Number(result));
+          });
         });
       });
-    };
   };
   const withC = pool(createC);
   const withD = pool(createD);

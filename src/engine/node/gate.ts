@@ -32,16 +32,14 @@ export function relativeTo(imageName: string, filename: string): string {
   return slash < 0 ? filename : imageName.slice(0, slash + 1) + filename;
 }
 
-/** The path with symlinks resolved; a file that does not exist yet is judged by its folder. */
+/** The path with symlinks resolved; what does not exist yet is judged by the nearest folder above it that does. */
 function resolved(path: string): string {
   try {
     return realpathSync(path);
   } catch {
-    try {
-      return join(realpathSync(dirname(path)), basename(path));
-    } catch {
-      return path;
-    }
+    // Never the name as it stands: `root/../x/y` begins with the root, and is outside of it.
+    const folder = dirname(path);
+    return folder === path ? path : join(resolved(folder), basename(path));
   }
 }
 

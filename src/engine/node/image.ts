@@ -4,7 +4,7 @@
  */
 import { ImageError } from '../error.js';
 import type { MaybePromise, Range, Storage } from '../storage/storage.js';
-import type { Extent, FormatDriver, FormatNode } from './driver.js';
+import type { Extent, FormatDriver, FormatNode, WriteTarget } from './driver.js';
 import { RangeLock } from './range-lock.js';
 
 /** Zeros are written, where they must be, in pieces of at most this many bytes. */
@@ -51,6 +51,10 @@ export class ImageNode {
   readonly writable: boolean;
   readonly #locks = new RangeLock();
   readonly #guardStart: ImageParts['guardStart'];
+  /** Set while the driver looks for a place for a write. */
+  #preparing: Promise<void> | undefined;
+  /** The depth of the layer whose backing file is not the one that it was made on; bytes from below are not given out. */
+  readonly #brokenAt: number;
   #closed = false;
 
   constructor(parts: ImageParts) {
@@ -62,6 +66,25 @@ export class ImageNode {
     this.backing = parts.backing;
     this.writable = parts.writable;
     this.#guardStart = parts.guardStart;
+    this.#brokenAt = this.#findBroken();
+  }
+
+  #findBroken(): number {
+    const { backing } = this;
+    if (backing === undefined) return Number.POSITIVE_INFINITY;
+    const expected = this.format.backing?.contentId;
+    if (expected !== undefined && expected !== backing.format.contentId) return 0;
+    return backing.#brokenAt + 1;
+  }
+
+  /** Why the bytes of an extent that `status` gave must not be read: it is in a backing file that was changed since. */
+  unreadable(found: ChainExtent): ImageError | undefined {
+    if (found.depth <= this.#brokenAt) return undefined;
+    return new ImageError('corrupt', 'Invalid argument', {
+      path: this.filename,
+      errno: 'EINVAL',
+      check: 'backing-content-id',
+    });
   }
 
   /** Guest bytes. */
@@ -130,15 +153,26 @@ export class ImageNode {
     if (into.byteLength === 0) return;
     this.#check({ at, length: into.byteLength });
     const pending: Promise<void>[] = [];
-    for (let done = 0; done < into.byteLength; ) {
-      const answer = this.status({ at: at + done, length: into.byteLength - done });
-      const found = answer instanceof Promise ? await answer : answer;
-      const part = into.subarray(done, done + found.length);
-      const extent = found.extent;
-      if (extent?.kind === 'data') pending.push(extent.storage.read(extent.at, part));
-      else if (extent?.kind === 'packed') pending.push(extent.read(part));
-      else part.fill(0);
-      done += found.length;
+    try {
+      for (let done = 0; done < into.byteLength; ) {
+        const answer = this.status({ at: at + done, length: into.byteLength - done });
+        const found = answer instanceof Promise ? await answer : answer;
+        const part = into.subarray(done, done + found.length);
+        const extent = found.extent;
+        let reading: Promise<void> | undefined;
+        if (extent?.kind === 'data') reading = extent.storage.read(extent.at, part);
+        else if (extent?.kind === 'packed') reading = extent.read(part);
+        else part.fill(0);
+        if (reading !== undefined) {
+          // It may fail while the next run is looked up, before anyone waits for it.
+          reading.catch(ignore);
+          pending.push(reading);
+        }
+        done += found.length;
+      }
+    } catch (error) {
+      await Promise.allSettled(pending);
+      throw error;
     }
     if (pending.length === 1) await pending[0];
     else if (pending.length > 1) await all(pending);
@@ -183,8 +217,10 @@ export class ImageNode {
         `The '${this.driver.name}' format of '${this.filename}' cannot be written`,
       );
     }
+    // One after another, so that places are given out in the order in which writes were asked for.
+    while (this.#preparing !== undefined) await this.#preparing;
     const prepared = format.prepareWrite({ at, length: from.byteLength });
-    const target = prepared instanceof Promise ? await prepared : prepared;
+    const target = prepared instanceof Promise ? await this.#prepare(prepared) : prepared;
     const { fillBefore, fillAfter, length } = target;
     const part = from.subarray(0, length);
     try {
@@ -208,6 +244,19 @@ export class ImageNode {
     return length;
   }
 
+  async #prepare(prepared: Promise<WriteTarget>): Promise<WriteTarget> {
+    const settled = prepared.then(
+      () => {},
+      () => {},
+    );
+    this.#preparing = settled;
+    try {
+      return await prepared;
+    } finally {
+      if (this.#preparing === settled) this.#preparing = undefined;
+    }
+  }
+
   /** The guest's content where it has any; a last unit reaches past the end of the image. */
   async #readOrZero(at: number, into: Uint8Array): Promise<void> {
     const inside = Math.max(0, Math.min(into.byteLength, this.size - at));
@@ -225,20 +274,6 @@ export class ImageNode {
         `Could not write to '${this.filename}': the start of a probed raw image may not become another format`,
         { path: this.filename, offset: at, check: 'probed-raw' },
       );
-    }
-  }
-
-  /** Makes the whole image read as zeros where its format can do so by metadata alone; false where it cannot. */
-  async zeroAll(options: { readonly unmap: boolean }): Promise<boolean> {
-    const format = this.#writableFormat();
-    if (this.size === 0) return true;
-    if (format.zero === undefined) return false;
-    const locked = this.#lock(0, this.size);
-    const release = typeof locked === 'function' ? locked : await locked;
-    try {
-      return await format.zero({ at: 0, length: this.size }, options);
-    } finally {
-      release();
     }
   }
 
@@ -336,6 +371,8 @@ function settle(layer: ImageNode, depth: number, extent: Extent): ChainExtent | 
   }
   return { kind: extent.kind, length: extent.length, depth, layer, extent };
 }
+
+function ignore(): void {}
 
 /** Waits for all, even where one fails (buffers stay in use until then), and throws the first error. */
 export async function all(work: readonly Promise<unknown>[]): Promise<void> {

@@ -9,7 +9,7 @@ import type { ImageNode } from '../node/image.js';
 import { displayName, openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
 import { type CopySource, concatenated, copy, imageSource } from './copy.js';
-import { createImage } from './create.js';
+import { checkCreateSpec, createImage } from './create.js';
 
 const DEFAULT_PARALLEL = 8;
 const DEFAULT_SPARSE = 4096;
@@ -81,17 +81,19 @@ export async function convert(
       );
     }
     if (create) {
-      const made = await createImage(
-        {
-          filename: params.target.filename!,
-          format: params.target.format ?? 'raw',
-          size,
-          options: params.options ?? {},
-          ...(params.backing === undefined ? {} : { backing: params.backing }),
-          ...(params['backing-format'] === undefined ? {} : { 'backing-format': params['backing-format'] }),
-        },
-        context,
-      );
+      const format = params.target.format ?? 'raw';
+      const spec = {
+        filename: params.target.filename!,
+        format,
+        size,
+        options: params.options ?? {},
+        ...(params.backing === undefined ? {} : { backing: params.backing }),
+        ...(params['backing-format'] === undefined ? {} : { 'backing-format': params['backing-format'] }),
+      };
+      await checkCreateSpec(spec);
+      const made = await createImage(spec, context).catch((error: unknown) => {
+        throw hostError(`${spec.filename}: error while converting ${format}`, error);
+      });
       if (!made.existed) created = made.path;
     }
     const target = await openImage(
@@ -136,11 +138,8 @@ async function copyInto(
   }
   const backed = target.backing !== undefined;
   const sparse = params['sparse-size'] ?? DEFAULT_SPARSE;
-  let targetIsZero = !backed && ((create && target.format.startsAsZero) || params['target-is-zero'] === true);
-  if (!targetIsZero && !backed && sparse > 0) {
-    // One call for the whole of an existing target, where its format can do that without writing.
-    targetIsZero = await target.zeroAll({ unmap: true });
-  }
+  const targetIsZero =
+    !backed && ((create && target.format.startsAsZero) || params['target-is-zero'] === true);
   const copied: CopySource[] = sources.map((image) => imageSource(image, backed, target.backing?.size ?? 0));
   if (params['rate-limit'] !== undefined) context.setRate(params['rate-limit']);
   try {

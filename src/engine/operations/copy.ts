@@ -56,6 +56,8 @@ export interface CopyTotals {
 export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize: number): CopySource {
   const toRun = (found: ChainExtent): SourceRun => {
     const { extent, length } = found;
+    const refused = image.unreadable(found);
+    if (refused !== undefined) return { kind: 'data', length, read: () => Promise.reject(refused) };
     if (extent?.kind === 'data')
       return { kind: 'data', length, read: (into) => extent.storage.read(extent.at, into) };
     if (extent?.kind === 'packed') return { kind: 'data', length, read: (into) => extent.read(into) };
@@ -313,7 +315,10 @@ class Copy {
       this.totals.written += length;
       return this.#target.write(at, buffer.subarray(0, length));
     }
-    const runs = zeroRuns(buffer, length, at, this.#block, this.#options.sparse);
+    const known = window.pieces
+      .filter(({ run }) => run.kind === 'zero')
+      .map(({ offset, run }) => ({ start: offset, end: offset + run.length }));
+    const runs = zeroRuns(buffer, length, at, this.#block, this.#options.sparse, known);
     const work: Promise<void>[] = [];
     for (const run of runs) {
       const bytes = run.end - run.start;

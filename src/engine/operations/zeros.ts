@@ -22,7 +22,8 @@ export interface ZeroRun {
 /**
  * Splits bytes [0, length) of a buffer into alternating runs of data and zeros. The buffer's first byte stands at guest
  * offset `at`; zero runs begin and end at multiples of `block` (a power of two) in guest offsets, or at the buffer's ends,
- * and are no shorter than `least`.
+ * and are no shorter than `least` where data stands on both sides,
+ * unless the source said that they are zeros (`known`, in buffer offsets).
  */
 export function zeroRuns(
   buffer: Buffer,
@@ -30,6 +31,7 @@ export function zeroRuns(
   at: number,
   block: number,
   least: number,
+  known: readonly { readonly start: number; readonly end: number }[] = [],
 ): ZeroRun[] {
   const runs: ZeroRun[] = [];
   const put = (start: number, end: number, zero: boolean) => {
@@ -42,10 +44,13 @@ export function zeroRuns(
     put(start, end, isZero(buffer, start, end));
     start = end;
   }
-  if (least <= block || runs.length < 2) return runs;
+  if (least <= block || runs.length < 3) return runs;
+  const isKnown = (run: ZeroRun) => known.some(({ start, end }) => start < run.end && run.start < end);
+  // A short run of zeros between data is data; one at either end may go on outside of the buffer.
   const merged: ZeroRun[] = [];
-  for (const run of runs) {
-    const zero = run.zero && run.end - run.start >= least;
+  for (const [index, run] of runs.entries()) {
+    const inner = index > 0 && index < runs.length - 1;
+    const zero = run.zero && !(inner && run.end - run.start < least && !isKnown(run));
     const last = merged[merged.length - 1];
     if (last !== undefined && last.zero === zero) {
       merged[merged.length - 1] = { start: last.start, end: run.end, zero };

@@ -91,7 +91,9 @@ class RawNode implements FormatNode {
   }
 
   info(): FormatInfo {
-    return {};
+    // raw has no flag of its own; files and devices of the host are told to be clean.
+    const { driver } = this.#file;
+    return driver === 'file' || driver === 'host_device' ? { dirty: false } : {};
   }
 }
 

@@ -1,0 +1,292 @@
+/** image-create, and the making of an image file that convert shares with it. */
+import { lstatSync, unlinkSync } from 'node:fs';
+import type { FormatOptions } from '../../protocol/commands/common.js';
+import type { ImageCreateParams, ImageCreateResult } from '../../protocol/commands/image-create.js';
+import { ImageError } from '../error.js';
+import type { FormatDriver } from '../node/driver.js';
+import { absolutePath, checkAllowed, relativeTo } from '../node/gate.js';
+import { backingPath, openImage } from '../node/open.js';
+import { openFile } from '../storage/file.js';
+import { permissionsFor } from '../storage/permissions.js';
+import type { Storage } from '../storage/storage.js';
+import type { OperationContext } from './context.js';
+import {
+  type CreateOptions,
+  creatableDriver,
+  creatablePath,
+  describeOptions,
+  effectiveOptions,
+  isFileOption,
+  parseCreateOptions,
+} from './create-options.js';
+
+/** QEMU's formats and protocols: what a backing file that is not looked at may be said to be. */
+const QEMU_FORMATS: ReadonlySet<string> = new Set([
+  ...[
+    'blkdebug',
+    'blklogwrites',
+    'blkreplay',
+    'blkverify',
+    'bochs',
+    'cloop',
+    'compress',
+    'copy-before-write',
+  ],
+  ...['copy-on-read', 'dmg', 'file', 'ftp', 'ftps', 'gluster', 'host_cdrom', 'host_device', 'http', 'https'],
+  ...['io_uring', 'iscsi', 'luks', 'nbd', 'nfs', 'null-aio', 'null-co', 'nvme', 'parallels', 'preallocate'],
+  ...['qcow', 'qcow2', 'qed', 'quorum', 'raw', 'rbd', 'replication', 'snapshot-access', 'ssh', 'throttle'],
+  ...['vdi', 'vhdx', 'vmdk', 'vpc', 'vvfat'],
+]);
+
+export interface CreateSpec {
+  readonly filename: string;
+  readonly format: string;
+  /** Guest bytes; `size` among the options wins. */
+  readonly size?: number;
+  readonly options?: FormatOptions;
+  readonly backing?: string;
+  readonly 'backing-format'?: string;
+}
+
+export interface CreatedImage {
+  /** Absolute path of the new file. */
+  readonly path: string;
+  /** A file of that name was there before. */
+  readonly existed: boolean;
+  readonly size: number;
+}
+
+/**
+ * Creates an image file without looking at its backing file, and without a word. The file is emptied only once it is locked;
+ * what a failing creation has begun is removed again. Not flushed to the disk.
+ *
+ * @throws ImageError in the reference's words, without the file's name in front.
+ */
+export async function createImage(spec: CreateSpec, context: OperationContext): Promise<CreatedImage> {
+  const { path, options } = await parseSpec(spec);
+  return makeImage(spec.filename, path, options, false, context);
+}
+
+/** Refuses, before anything is touched, what `createImage` would not understand. */
+export async function checkCreateSpec(spec: CreateSpec): Promise<void> {
+  await parseSpec(spec);
+}
+
+async function parseSpec(spec: CreateSpec): Promise<{ path: string; options: CreateOptions }> {
+  const driver = await creatableDriver(spec.format);
+  const path = creatablePath(spec.filename);
+  const options = parseCreateOptions(driver, spec.options ?? {}, spec.backing, spec['backing-format']);
+  if (spec.size !== undefined) options.given.size ??= spec.size;
+  return { path, options };
+}
+
+async function makeImage(
+  filename: string,
+  name: string,
+  options: CreateOptions,
+  durable: boolean,
+  context: OperationContext,
+): Promise<CreatedImage> {
+  const { driver } = options;
+  const values = effectiveOptions(options);
+  const size = values.size as number | undefined;
+  if (size === undefined) throw new ImageError('invalid', 'Image creation needs a size parameter');
+  checkFilePreallocation(driver, values.preallocation);
+  checkBackingFormat(values.backing_fmt);
+  const path = absolutePath(name, context.cwd);
+  const noCopyOnWrite = values.nocow === true;
+  const existed = exists(path);
+  /** Files that were not there before, or that this call has emptied. */
+  const made: string[] = [];
+  let file: Storage | undefined;
+  const create = async (shown: string, at: string): Promise<Storage> => {
+    checkAllowed(at, shown, 'caller', context.policy);
+    const storage = await openFile({
+      path: at,
+      filename: shown,
+      writable: true,
+      create: 'truncate',
+      noCopyOnWrite,
+      cache: durable ? 'writeback' : 'unsafe',
+      locks: permissionsFor({ role: 'create', writable: true }),
+    });
+    made.push(at);
+    return storage;
+  };
+  const beside = (extra: string): Promise<Storage> => {
+    const shown = relativeTo(name, creatablePath(extra));
+    return create(shown, absolutePath(shown, context.cwd));
+  };
+  try {
+    file = await create(name, path);
+    const backing = values.backing_file as string | undefined;
+    const backingFormat = values.backing_fmt as string | undefined;
+    await driver.create!({
+      file,
+      filename,
+      size,
+      options: values,
+      ...(backing === undefined
+        ? {}
+        : {
+            backing: { filename: backing, ...(backingFormat === undefined ? {} : { format: backingFormat }) },
+          }),
+      // The driver closes what it asked for here.
+      createExtra: beside,
+      openExtra: beside,
+    });
+    if (durable) await file.flush();
+    await file.close();
+    return { path, existed, size };
+  } catch (error) {
+    await file?.close().catch(() => {});
+    for (const at of made) removeFile(at);
+    throw error;
+  }
+}
+
+/** The file's own preallocation is checked before anything is touched. */
+function checkFilePreallocation(driver: FormatDriver, value: unknown): void {
+  if (value === undefined || !isFileOption(driver, 'preallocation')) return;
+  if (value === 'off' || value === 'falloc' || value === 'full') return;
+  throw value === 'metadata'
+    ? new ImageError('unsupported', 'Unsupported preallocation mode: metadata')
+    : new ImageError('invalid', `invalid parameter value: ${String(value)}`);
+}
+
+/** A backing file that is not opened may have any format that QEMU knows. */
+function checkBackingFormat(value: unknown): void {
+  if (value === undefined || QEMU_FORMATS.has(String(value))) return;
+  throw new ImageError('invalid', `Parameter 'backing-fmt' does not accept value '${String(value)}'`);
+}
+
+function exists(path: string): boolean {
+  try {
+    lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Devices stay where they are. */
+function removeFile(path: string): void {
+  try {
+    if (lstatSync(path).isFile()) unlinkSync(path);
+  } catch {
+    // Somebody else has removed it.
+  }
+}
+
+/**
+ * Opens the backing file of an image to be, to learn its size.
+ *
+ * @throws ImageError where it cannot be opened, or its format was not named.
+ */
+async function backingSize(
+  filename: string,
+  options: CreateOptions,
+  context: OperationContext,
+): Promise<number> {
+  const format = options.given.backing_fmt as string | undefined;
+  const full = backingPath(filename, options.given.backing_file as string);
+  const ref = {
+    filename: full,
+    ...(format === undefined ? {} : { format }),
+    // Only looked at: a backing file that a guest uses is no obstacle.
+    'force-share': true,
+  };
+  const image = await openImage(ref, { metadataOnly: true }, context).catch((error: unknown) => {
+    throw error instanceof ImageError ? withoutName(error, full) : error;
+  });
+  try {
+    if (format !== undefined) return image.size;
+    throw new ImageError('invalid', 'Backing file specified without backing format', {
+      hint: `Detected format of ${image.driver.name}.`,
+    });
+  } finally {
+    await image.close();
+  }
+}
+
+/** An error of openImage as the reference words it here: without the first `Could not open 'x': `, and with a hint. */
+function withoutName(error: ImageError, name: string): ImageError {
+  const prefix = `Could not open '${name}': `;
+  const text = error.message.startsWith(prefix) ? error.message.slice(prefix.length) : error.message;
+  const hint = [error.context.hint, 'Could not open backing image.']
+    .filter((line) => line !== undefined)
+    .join('\n');
+  return new ImageError(error.kind, text, { ...error.context, hint }, error);
+}
+
+/** Creates an image; what it will be is told on stdout before anything is touched. */
+export async function create(
+  params: ImageCreateParams,
+  context: OperationContext,
+): Promise<ImageCreateResult> {
+  try {
+    return await createNamed(params, context);
+  } catch (error) {
+    if (error instanceof ImageError && error.kind !== 'cancelled')
+      throw error.prefixed(`${params.filename}: `);
+    throw error;
+  }
+}
+
+async function createNamed(params: ImageCreateParams, context: OperationContext): Promise<ImageCreateResult> {
+  const { filename } = params;
+  const format = params.format ?? 'raw';
+  const driver = await creatableDriver(format);
+  const name = creatablePath(filename);
+  const options = parseCreateOptions(driver, params.options ?? {}, params.backing, params['backing-format']);
+  const { given } = options;
+  if (params.size !== undefined) {
+    if (given.size !== undefined) {
+      throw new ImageError('invalid', 'The image size must be specified only once');
+    }
+    given.size = params.size;
+  }
+  const backing = given.backing_file as string | undefined;
+  if (backing !== undefined) {
+    if (backing === '') throw new ImageError('invalid', 'Expected backing file name, got empty string');
+    if (backing === filename) {
+      throw new ImageError(
+        'invalid',
+        'Error: Trying to create an image with the same filename as the backing file',
+      );
+    }
+    if (params['no-backing-check'] !== true) {
+      const size = await backingSize(filename, options, context);
+      given.size ??= size;
+    } else if (given.backing_fmt === undefined) {
+      throw new ImageError('invalid', 'Backing file specified without backing format');
+    }
+  }
+  if (given.size === undefined) {
+    throw new ImageError('invalid', 'Image creation needs a size parameter');
+  }
+  context.output({
+    stream: 'stdout',
+    text: `Formatting '${filename}', fmt=${format} ${describeOptions(options)}\n`,
+  });
+  const waits = context.pace(0);
+  if (waits !== undefined) await waits;
+  const { size } = await makeImage(filename, name, options, true, context).catch((error: unknown) => {
+    throw error instanceof ImageError ? sizeError(error, options) : error;
+  });
+  return { filename, format, size, options: effectiveOptions(options) };
+}
+
+/** The reference's words where a format or the host cannot have a file of that size. */
+function sizeError(error: ImageError, { driver, table }: CreateOptions): ImageError {
+  if (error.context.errno !== 'EFBIG') return error;
+  const remedy = table.some((option) => option.name === 'cluster_size')
+    ? ' (try using a larger cluster size)'
+    : '';
+  return new ImageError(
+    error.kind,
+    `The image size is too large for file format '${driver.name}'${remedy}`,
+    error.context,
+    error,
+  );
+}

@@ -1,0 +1,199 @@
+/** image-map: where the guest's bytes are. */
+import type { ImageMapParams, ImageMapResult, MapEntry } from '../../protocol/commands/image-map.js';
+import { ImageError } from '../error.js';
+import type { ChainExtent, ImageNode } from '../node/image.js';
+import { openImage } from '../node/open.js';
+import type { DataRun, MaybePromise, Storage } from '../storage/storage.js';
+import type { OperationContext } from './context.js';
+
+const BATCH = 1000;
+/** More entries than this are only given as a stream. */
+const MAX_ENTRIES = 100_000;
+/** After so many runs the event loop and a pause or cancel get their turn. */
+const RUNS_PER_TURN = 256;
+
+/** Hosts allocate no less, for formats that have no unit of their own. */
+const PAGE = 4096;
+
+/**
+ * Whether the allocated data of a storage may lie on holes: metadata was preallocated, or the guest trimmed below the format's
+ * feet. The same measure as the reference's: clearly fewer units are allocated on the host than the file is long.
+ */
+async function isSparse(storage: Storage, unit: number): Promise<boolean> {
+  const allocated = (await storage.allocated()) / unit;
+  return storage.size / unit > Math.max((allocated * 10) / 9, allocated + 2);
+}
+
+/** Entries in the making: equal neighbours become one, full batches go out. */
+class Entries {
+  count = 0;
+  /** What is kept for the result where nothing is streamed. */
+  readonly kept: MapEntry[] | undefined;
+  readonly #context: OperationContext;
+  #batch: MapEntry[] = [];
+  #last: MapEntry | undefined;
+
+  constructor(stream: boolean, context: OperationContext) {
+    this.kept = stream ? undefined : [];
+    this.#context = context;
+  }
+
+  add(entry: MapEntry): void {
+    const last = this.#last;
+    if (last !== undefined && continues(last, entry)) {
+      last.length += entry.length;
+      return;
+    }
+    this.#push();
+    this.#last = entry;
+  }
+
+  end(): void {
+    this.#push();
+    this.#last = undefined;
+    this.#flush();
+  }
+
+  #push(): void {
+    if (this.#last === undefined) return;
+    this.count++;
+    if (this.kept !== undefined) {
+      if (this.count > MAX_ENTRIES) {
+        throw new ImageError('limit', `The map has more than ${MAX_ENTRIES} entries: ask for it as a stream`);
+      }
+      this.kept.push(this.#last);
+      return;
+    }
+    this.#batch.push(this.#last);
+    if (this.#batch.length === BATCH) this.#flush();
+  }
+
+  #flush(): void {
+    if (this.#batch.length === 0) return;
+    this.#context.output({ stream: 'entries', entries: this.#batch });
+    this.#batch = [];
+  }
+}
+
+function continues(last: MapEntry, next: MapEntry): boolean {
+  return (
+    last.zero === next.zero &&
+    last.data === next.data &&
+    last.present === next.present &&
+    last.compressed === next.compressed &&
+    last.depth === next.depth &&
+    last.filename === next.filename &&
+    (last.offset === undefined ? next.offset === undefined : last.offset + last.length === next.offset)
+  );
+}
+
+/** The entry for one run of the chain. */
+function entryOf(start: number, run: ChainExtent): MapEntry {
+  const { kind, length, depth, extent } = run;
+  // A backing file that ended before: it is the layer above that says the rest is zeros, without having it allocated.
+  if (extent === undefined) return plain(start, length, depth - 1, false, true, false, false);
+  const entry = plain(
+    start,
+    length,
+    depth,
+    kind !== 'none',
+    kind === 'zero' || kind === 'none',
+    kind === 'data' || kind === 'packed',
+    kind === 'packed',
+  );
+  if ((extent.kind === 'data' || extent.kind === 'zero') && extent.storage !== undefined) {
+    entry.offset = extent.at!;
+    entry.filename = extent.storage.filename;
+  }
+  return entry;
+}
+
+function plain(
+  start: number,
+  length: number,
+  depth: number,
+  present: boolean,
+  zero: boolean,
+  data: boolean,
+  compressed: boolean,
+): MapEntry {
+  return { start, length, depth, present, zero, data, compressed };
+}
+
+class Mapper {
+  readonly #image: ImageNode;
+  readonly #context: OperationContext;
+  readonly #entries: Entries;
+  readonly #sparse = new Map<Storage, boolean>();
+
+  constructor(image: ImageNode, entries: Entries, context: OperationContext) {
+    this.#image = image;
+    this.#entries = entries;
+    this.#context = context;
+  }
+
+  async run(start: number, end: number): Promise<void> {
+    let runs = 0;
+    for (let at = start; at < end; ) {
+      if (++runs % RUNS_PER_TURN === 0) {
+        this.#context.progress({ phase: 'map', done: at - start, total: end - start });
+        const waits = this.#context.pace(0);
+        if (waits !== undefined) await waits;
+      }
+      const answer = this.#image.status({ at, length: end - at });
+      const run = answer instanceof Promise ? await answer : answer;
+      const { extent } = run;
+      if (extent?.kind === 'data') {
+        let sparse = this.#sparse.get(extent.storage);
+        if (sparse === undefined) {
+          const { format, file } = run.layer;
+          // As the reference does it: of a format that keeps the data apart, its own file tells whether it was preallocated.
+          const judged = extent.storage === format.children.get('data-file') ? file : extent.storage;
+          sparse = await isSparse(judged, Math.max(format.unit, PAGE));
+          this.#sparse.set(extent.storage, sparse);
+        }
+        if (sparse) await this.#holes(at, run, extent.storage, extent.at);
+        else this.#entries.add(entryOf(at, run));
+      } else this.#entries.add(entryOf(at, run));
+      at += run.length;
+    }
+  }
+
+  /** Allocated data whose host space is not: zeros that are data all the same. */
+  async #holes(start: number, run: ChainExtent, storage: Storage, at: number): Promise<void> {
+    const whole = entryOf(start, run);
+    for (let done = 0; done < run.length; ) {
+      const answer: MaybePromise<DataRun> = storage.extent({ at: at + done, length: run.length - done });
+      const found = answer instanceof Promise ? await answer : answer;
+      this.#entries.add({
+        ...whole,
+        start: start + done,
+        length: found.length,
+        zero: !found.data,
+        offset: at + done,
+      });
+      done += found.length;
+    }
+  }
+}
+
+/** Tells the runs of an image through its whole chain, neighbours that differ in nothing as one. */
+export async function map(params: ImageMapParams, context: OperationContext): Promise<ImageMapResult> {
+  const image = await openImage(params.image, {}, context);
+  let entries: Entries;
+  try {
+    const start = params['start-offset'] ?? 0;
+    const end = Math.min(image.size, start + (params['max-length'] ?? image.size));
+    entries = new Entries(params.stream === true, context);
+    await new Mapper(image, entries, context).run(start, end);
+    // An empty range has one entry, as the reference has it.
+    if (start >= end) entries.add(plain(start, 0, 0, false, false, false, false));
+    entries.end();
+  } catch (error) {
+    await image.close().catch(() => {});
+    throw error;
+  }
+  await image.close();
+  const { count, kept } = entries;
+  return kept === undefined ? { count } : { count, entries: kept };
+}
