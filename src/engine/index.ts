@@ -14,6 +14,7 @@ const operations: Readonly<Record<OperationName, () => Promise<Operation>>> = {
   'image-check': async () => (await import('./operations/check.js')).check,
   'image-map': async () => (await import('./operations/map.js')).map,
   'image-compare': async () => (await import('./operations/compare.js')).compare,
+  'format-options': async () => (await import('./operations/format-options.js')).formatOptions,
 };
 
 /** Runs one operation to its end. `params` were validated against the operation's declaration. */
@@ -29,5 +30,12 @@ export function runOperation(
   return ResultAsync.fromPromise(work(), toImageError);
 }
 
+/** Loads what looking at a common image needs, so that a worker that waits warm answers at once. */
+export async function preload(): Promise<void> {
+  const { loadDriver } = await import('./formats/index.js');
+  await Promise.all([operations['image-info'](), loadDriver('qcow2'), loadDriver('raw')]);
+}
+
 export { ImageError } from './error.js';
 export type { OperationContext } from './operations/context.js';
+export { createPacer } from './operations/pacer.js';

@@ -15,7 +15,7 @@ const SUFFIX: Readonly<Record<string, number>> = {
 
 /**
  * A size in bytes: decimal with an optional fraction, or hexadecimal without suffix, and a suffix b, k, M, G, T, P, E in
- * either case (powers of 1024). Undefined where the text is not a size, NaN where it is beyond 2^53-1.
+ * either case (powers of 1024). Undefined where the text is not a size, NaN where it is beyond 2^53-1 or a negative number.
  */
 export function parseSize(text: string): number | undefined {
   const hex = /^\s*0x([0-9a-f]+)$/i.exec(text);
@@ -23,6 +23,7 @@ export function parseSize(text: string): number | undefined {
     const value = Number(BigInt(`0x${hex[1]!}`));
     return value > MAX_SIZE ? Number.NaN : value;
   }
+  if (/^\s*-\d+$/.test(text)) return Number.NaN;
   const match = /^\s*\+?(?=\.?\d)(\d*)(\.\d*)?([bkmgtpe])?$/i.exec(text);
   if (!match) return undefined;
   const [, whole, fraction, suffix] = match;

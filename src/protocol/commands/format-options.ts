@@ -22,7 +22,7 @@ export const formatOptions = command({
     ),
   }),
   errors: ['unsupported', 'invalid'],
-  job: false,
+  job: true,
 });
 export type FormatOptionsParams = ParamsOf<typeof formatOptions>;
 export type FormatOptionsResult = ResultOf<typeof formatOptions>;

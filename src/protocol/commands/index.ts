@@ -1,6 +1,7 @@
 /** The one list of commands. */
 import { ping, queryStatus, queryVersion, shutdown } from './daemon.js';
 import { eventsSubscribe, eventsUnsubscribe } from './events.js';
+import { formatOptions } from './format-options.js';
 import { imageCheck } from './image-check.js';
 import { imageCompare } from './image-compare.js';
 import { imageConvert } from './image-convert.js';
@@ -16,6 +17,7 @@ export const operations = {
   'image-check': imageCheck,
   'image-map': imageMap,
   'image-compare': imageCompare,
+  'format-options': formatOptions,
 } as const;
 
 export type OperationName = keyof typeof operations;

@@ -43,7 +43,7 @@ export const JobOptions = v.strictObject({
    * asks about goes after some minutes. False: it stays until `job-dismiss`.
    */
   'auto-dismiss': v.optional(v.boolean(), true),
-  /** Cancel the job when the connection that started it goes away. */
+  /** Cancel the job when the connection that started it goes away, or sends its last (they look the same). */
   'cancel-on-disconnect': v.optional(v.boolean(), false),
   /** Bytes a second, 0: no limit. Wins over an operation's own `rate-limit`. */
   'rate-limit': v.optional(Bytes),

@@ -1,0 +1,14 @@
+/** C library calls that Node lacks and the main thread needs; the engine has its own in storage/host. */
+import { createRequire } from 'node:module';
+import type * as Koffi from 'koffi';
+
+/** The function with this C prototype; undefined where koffi or the function is not to be had. */
+export function libcFunction<F extends (...args: number[]) => number>(prototype: string): F | undefined {
+  try {
+    const koffi = createRequire(import.meta.url)('koffi') as typeof Koffi;
+    // Null: what the process has loaded already, the C library among it.
+    return koffi.load(null).func(prototype) as unknown as F;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,56 @@
+/** Events: what a subscriber is told. Names and shapes are QMP's where QMP has the event. */
+import * as v from 'valibot';
+import { MapEntry } from './commands/image-map.js';
+import { JobProgress, JobStatus } from './commands/jobs.js';
+import { WireError } from './errors.js';
+
+/** QMP's, with `type` (the operation) and, when it concluded badly, `error` beside it. Never dropped. */
+export const JobStatusChange = v.strictObject({
+  id: v.string(),
+  status: JobStatus,
+  type: v.string(),
+  error: v.optional(WireError),
+});
+export type JobStatusChange = v.InferOutput<typeof JobStatusChange>;
+
+/** At most ten a second for each job; the latest wins. */
+export const JobProgressEvent = v.strictObject({ id: v.string(), ...JobProgress.entries });
+export type JobProgressEvent = v.InferOutput<typeof JobProgressEvent>;
+
+/** What an operation says on its way, in order: text with its line ends, or map entries. Never dropped. */
+export const JobOutput = v.union([
+  v.strictObject({ id: v.string(), stream: v.picklist(['stdout', 'stderr']), text: v.string() }),
+  v.strictObject({ id: v.string(), stream: v.literal('entries'), entries: v.array(MapEntry) }),
+]);
+export type JobOutput = v.InferOutput<typeof JobOutput>;
+
+/** The last notification of a subscription that its reader was too slow for. `lost`: events that were waiting for it. */
+export const SubscriptionEnded = v.strictObject({ reason: v.literal('slow'), lost: v.number() });
+export type SubscriptionEnded = v.InferOutput<typeof SubscriptionEnded>;
+
+export const events = {
+  JOB_STATUS_CHANGE: JobStatusChange,
+  JOB_PROGRESS: JobProgressEvent,
+  JOB_OUTPUT: JobOutput,
+  SUBSCRIPTION_ENDED: SubscriptionEnded,
+} as const;
+
+export type EventName = keyof typeof events;
+
+/** What can be asked for; SUBSCRIPTION_ENDED comes to whom it concerns. */
+export const subscribableEvents = ['JOB_STATUS_CHANGE', 'JOB_PROGRESS', 'JOB_OUTPUT'] as const;
+
+/** Method of the notifications that carry events. */
+export const EVENT_METHOD = 'event';
+
+/** `params` of such a notification. */
+export interface EventParams<N extends EventName = EventName> {
+  readonly subscription: string;
+  /** Numbers all events of the daemon upwards; one subscription sees gaps where its filter leaves events out. */
+  readonly seq: number;
+  readonly timestamp: { readonly seconds: number; readonly microseconds: number };
+  readonly event: N;
+  readonly data: v.InferOutput<(typeof events)[N]>;
+  /** Progress notifications that were left out since the last notification of this subscription, because it reads too slowly. */
+  readonly lagged?: number;
+}
