@@ -16,7 +16,10 @@ const args = process.argv.slice(2);
 const all = args.includes('--all');
 
 const control = new Map(
-  JSON.parse(readFileSync(join(suite, 'control.json'), 'utf8')).pairs.map((pair) => [`${pair.fmt} ${pair.test}`, pair]),
+  JSON.parse(readFileSync(join(suite, 'control.json'), 'utf8')).pairs.map((pair) => [
+    `${pair.fmt} ${pair.test}`,
+    pair,
+  ]),
 );
 const pairs = readFileSync(join(suite, 'open.pairs'), 'utf8')
   .split('\n')
@@ -36,7 +39,13 @@ if (args.includes('--list')) {
 const rest = args.filter((arg) => arg !== '--all');
 const done = spawnSync(
   join(suite, 'run'),
-  ['--img', `${process.execPath} ${join(root, process.env.IMGD_DIST ?? 'dist', 'clients/qemu-img/main.js')}`, '--pairs', list, ...rest],
+  [
+    '--img',
+    `${process.execPath} ${resolve(root, process.env.IMGD_DIST ?? 'dist', 'clients/qemu-img/main.js')}`,
+    '--pairs',
+    list,
+    ...rest,
+  ],
   { stdio: 'inherit', env: { ...process.env, IMGD_SOCKET: '' } },
 );
 process.exit(done.status ?? 1);

@@ -1,0 +1,30 @@
+/** Numbers on the command line, with the reference's words for bad ones. */
+import { parseSize } from '../../src/protocol/options.js';
+import { Exit } from './errors.js';
+
+/** INT64_MAX, as the reference prints it; what is beyond 2^53-1 but below this is no image that imgd can handle. */
+const LARGEST = 9223372036854775807n;
+
+/**
+ * A size (see parseSize) between `min` and `max`; `what` names it in errors. Infinity for a number that the reference
+ * takes and a double cannot hold.
+ */
+export function parseNumber(what: string, text: string, min = 0, max = Number.POSITIVE_INFINITY): number {
+  const value = parseSize(text);
+  if (value === undefined) throw new Exit(1, `Invalid ${what} specified: '${text}'.`);
+  const outside = Number.isNaN(value) && (exceedsInt64(text) || max !== Number.POSITIVE_INFINITY);
+  if (outside || value < min || value > max) {
+    const most = max === Number.POSITIVE_INFINITY ? LARGEST.toString() : String(max);
+    throw new Exit(1, `Invalid ${what} specified. Must be between ${min} and ${most}.`);
+  }
+  return Number.isNaN(value) ? Number.POSITIVE_INFINITY : value;
+}
+
+/** True for a size text that parseSize found out of range, and that is so for 63 bits as well. */
+function exceedsInt64(text: string): boolean {
+  const match = /^\s*\+?(?:0x([0-9a-f]+)|(\d*)(\.\d*)?([bkmgtpe])?)$/i.exec(text);
+  if (match === null) return true;
+  if (match[1] !== undefined) return BigInt(`0x${match[1]}`) > LARGEST;
+  const power = 'bkmgtpe'.indexOf((match[4] ?? 'b').toLowerCase());
+  return BigInt(match[2] || '0') * 1024n ** BigInt(power) > LARGEST;
+}

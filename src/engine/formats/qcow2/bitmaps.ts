@@ -1,0 +1,148 @@
+/** Persistent bitmaps: the header extension and the directory, checked and listed. */
+import { ImageError } from '../../error.js';
+import type { BitmapInfo } from '../../node/driver.js';
+import type { Storage } from '../../storage/storage.js';
+import { extension, type Header } from './header.js';
+import {
+  Autoclear,
+  BITMAP_TYPE_DIRTY,
+  BitmapEntry,
+  BitmapFlag,
+  BitmapsExtension,
+  ExtensionType,
+  type Geometry,
+  KNOWN_BITMAP_FLAGS,
+  MAX_BITMAP_DIRECTORY_BYTES,
+  MAX_BITMAP_GRANULARITY_BITS,
+  MAX_BITMAP_NAME,
+  MAX_BITMAP_TABLE_ENTRIES,
+  MAX_BITMAPS,
+  MIN_BITMAP_GRANULARITY_BITS,
+} from './layout.js';
+
+/** Where the bitmap directory is. */
+export interface BitmapDirectory {
+  readonly at: number;
+  readonly length: number;
+  readonly count: number;
+}
+
+interface Bitmap {
+  readonly info: BitmapInfo;
+  /** Host offset of the entry's flags field. */
+  readonly flagsAt: number;
+  readonly flags: number;
+}
+
+/** The bitmaps extension, checked; undefined where there is none, or where it is no longer consistent with the image. */
+export function bitmapDirectory(
+  header: Header,
+  geometry: Geometry,
+  warn: (text: string) => void,
+): BitmapDirectory | undefined {
+  const stored = extension(header, ExtensionType.bitmaps);
+  if (stored === undefined) return undefined;
+  const bad = (what: string) => new ImageError('corrupt', what);
+  if (stored.byteLength !== BitmapsExtension.size) throw bad('bitmaps_ext: Invalid extension length');
+  if ((header.autoclear & Autoclear.bitmaps) === 0n) {
+    warn(
+      'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent\n' +
+        "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.",
+    );
+    return undefined;
+  }
+  const { count, reserved, directorySize, directoryOffset } = BitmapsExtension.decode(stored);
+  if (reserved !== 0) throw bad('bitmaps_ext: Reserved field is not zero');
+  if (count > MAX_BITMAPS) {
+    throw bad(
+      `bitmaps_ext: Image has ${count} bitmaps, exceeding the QEMU supported maximum of ${MAX_BITMAPS}`,
+    );
+  }
+  if (count === 0) throw bad('found bitmaps extension with zero bitmaps');
+  const limit = BigInt(Number.MAX_SAFE_INTEGER);
+  if (directoryOffset % BigInt(geometry.clusterSize) !== 0n || directoryOffset > limit) {
+    throw bad('bitmaps_ext: invalid bitmap directory offset');
+  }
+  if (directorySize > BigInt(MAX_BITMAP_DIRECTORY_BYTES)) {
+    throw bad(
+      `bitmaps_ext: bitmap directory size (${directorySize}) exceeds the maximum supported size (${MAX_BITMAP_DIRECTORY_BYTES})`,
+    );
+  }
+  return { at: Number(directoryOffset), length: Number(directorySize), count };
+}
+
+/** Reads and checks the directory. Throws `corrupt`. */
+export async function readBitmaps(file: Storage, directory: BitmapDirectory): Promise<readonly Bitmap[]> {
+  const broken = () => new ImageError('corrupt', 'Broken bitmap directory', { path: file.filename });
+  // What lies past the end of the file reads as zeros, and a bitmap of zeros is none.
+  const bytes = new Uint8Array(Math.max(0, Math.min(directory.length, file.size - directory.at)));
+  await file.read(directory.at, bytes);
+  const bitmaps: Bitmap[] = [];
+  for (let at = 0; at < directory.length; ) {
+    if (at + BitmapEntry.size > directory.length) throw broken();
+    if (at + BitmapEntry.size > bytes.byteLength) throw unfit('');
+    const entry = BitmapEntry.decode(bytes, at);
+    const nameAt = at + BitmapEntry.size + entry.extraDataSize;
+    const end = at + Math.ceil((BitmapEntry.size + entry.extraDataSize + entry.nameSize) / 8) * 8;
+    if (end > directory.length) throw broken();
+    const name = new TextDecoder().decode(bytes.subarray(nameAt, nameAt + entry.nameSize));
+    if (end > bytes.byteLength) throw unfit(name);
+    checkEntry(entry, name);
+    const flags: string[] = [];
+    if ((entry.flags & BitmapFlag.inUse) !== 0) flags.push('in-use');
+    if ((entry.flags & BitmapFlag.auto) !== 0) flags.push('auto');
+    bitmaps.push({
+      info: {
+        name,
+        granularity: 2 ** entry.granularityBits,
+        flags,
+      },
+      flagsAt: directory.at + at + BitmapEntry.offsetOf('flags'),
+      flags: entry.flags,
+    });
+    at = end;
+  }
+  if (bitmaps.length !== directory.count) {
+    const what = `More bitmaps found than specified in header extension`;
+    const fewer = `Less bitmaps found than specified in header extension`;
+    throw new ImageError('corrupt', bitmaps.length > directory.count ? what : fewer, { path: file.filename });
+  }
+  return bitmaps;
+}
+
+function unfit(name: string): ImageError {
+  return new ImageError('corrupt', `Bitmap '${name}' doesn't satisfy the constraints`);
+}
+
+function checkEntry(entry: ReturnType<typeof BitmapEntry.decode>, name: string): void {
+  const bad =
+    entry.tableSize === 0 ||
+    entry.tableSize > MAX_BITMAP_TABLE_ENTRIES ||
+    entry.tableOffset === 0n ||
+    entry.tableOffset % 512n !== 0n ||
+    entry.nameSize === 0 ||
+    entry.nameSize > MAX_BITMAP_NAME ||
+    entry.granularityBits < MIN_BITMAP_GRANULARITY_BITS ||
+    entry.granularityBits > MAX_BITMAP_GRANULARITY_BITS ||
+    (entry.flags & ~KNOWN_BITMAP_FLAGS) !== 0 ||
+    entry.extraDataSize !== 0 ||
+    entry.type !== BITMAP_TYPE_DIRTY;
+  if (bad) throw unfit(name);
+}
+
+/**
+ * Guest data is about to change and the bitmaps that record changes will not be told: they are marked in use, which says
+ * "do not trust". Disabled bitmaps stay as they are.
+ */
+export async function distrustBitmaps(file: Storage, directory: BitmapDirectory): Promise<void> {
+  const active = (await readBitmaps(file, directory)).filter(
+    ({ flags }) => (flags & BitmapFlag.auto) !== 0 && (flags & BitmapFlag.inUse) === 0,
+  );
+  if (active.length === 0) return;
+  for (const bitmap of active) {
+    const bytes = new Uint8Array(4);
+    new DataView(bytes.buffer).setUint32(0, bitmap.flags | BitmapFlag.inUse);
+    await file.write(bitmap.flagsAt, bytes);
+  }
+  await file.flush();
+}

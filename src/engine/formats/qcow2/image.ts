@@ -1,0 +1,137 @@
+/** What all parts of one open qcow2 image share: its storages, its header, and how damage is handled. */
+import { ImageError } from '../../error.js';
+import type { Storage } from '../../storage/storage.js';
+import { type CachedTable, TableCache, Writeback } from './cache.js';
+import type { Header } from './header.js';
+import { type Geometry, headerOffset, Incompatible, loadTable, storeTable } from './layout.js';
+
+/** L2 tables in memory, in bytes: maps 256 GiB of guest at the default cluster size. */
+const L2_CACHE_BYTES = 32 << 20;
+
+/** Refcount blocks in memory, in bytes: counts for 512 GiB of host file at the defaults. */
+const REFCOUNT_CACHE_BYTES = 16 << 20;
+
+export type L2Table = CachedTable<Uint32Array>;
+
+/** As C's `%#x`: zero has no prefix. */
+export function hex(value: number): string {
+  return value === 0 ? '0' : `0x${value.toString(16)}`;
+}
+
+export class Image {
+  readonly file: Storage;
+  /** The external data file, where the image has one (and it was opened). */
+  readonly dataFile: Storage | undefined;
+  /** Where guest clusters are: the data file or the image itself. */
+  readonly data: Storage;
+  header: Header;
+  readonly geometry: Geometry;
+  readonly writable: boolean;
+  readonly l2: TableCache<Uint32Array>;
+  /** The active L1 table, host order. */
+  l1: Uint32Array;
+  /** Guest size in bytes. */
+  size: number;
+  /** Of an image opened for reading it has no stages. */
+  writeback: Writeback = new Writeback([], async () => {});
+  snapshotTableBytes = 0;
+  readonly refcountCacheBytes: number;
+  /** Set after damage was met on a writable image: nothing more is written. */
+  #dead = false;
+  #marking: Promise<void> | undefined;
+
+  constructor(of: {
+    file: Storage;
+    dataFile: Storage | undefined;
+    header: Header;
+    geometry: Geometry;
+    writable: boolean;
+    l1: Uint32Array;
+    size: number;
+    /** What to hold in memory at most, in bytes; the defaults where undefined. */
+    l2CacheBytes?: number | undefined;
+    refcountCacheBytes?: number | undefined;
+  }) {
+    this.file = of.file;
+    this.dataFile = of.dataFile;
+    this.data = of.dataFile ?? of.file;
+    this.header = of.header;
+    this.geometry = of.geometry;
+    this.writable = of.writable;
+    this.l1 = of.l1;
+    this.size = of.size;
+    this.refcountCacheBytes = of.refcountCacheBytes ?? REFCOUNT_CACHE_BYTES;
+    this.l2 = new TableCache<Uint32Array>(
+      of.file,
+      of.geometry.clusterSize,
+      of.l2CacheBytes ?? L2_CACHE_BYTES,
+      {
+        fromDisk: (bytes) => loadTable(new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)),
+        toDisk: (table, from, to) => storeTable(table, from / 4, to / 4),
+      },
+    );
+  }
+
+  get dead(): boolean {
+    return this.#dead;
+  }
+
+  /**
+   * The error for damage that was met on the way. A writable image is marked corrupt (version 3) and not written again,
+   * as QEMU does.
+   */
+  corrupt(what: string): ImageError {
+    const context = { path: this.file.filename };
+    if (!this.writable) {
+      const message = `qcow2: Image is corrupt: ${what}; further non-fatal corruption events will be suppressed`;
+      return new ImageError('corrupt', message, context);
+    }
+    this.#dead = true;
+    if (this.header.version >= 3 && this.#marking === undefined) {
+      this.header.incompatible |= Incompatible.corrupt;
+      this.#marking = this.writeField64('incompatible', this.header.incompatible).catch(() => {});
+    }
+    const message = `qcow2: Marking image as corrupt: ${what}; further corruption events will be suppressed`;
+    return new ImageError('corrupt', message, context);
+  }
+
+  /** Throws where the image was found damaged before. */
+  checkAlive(): void {
+    if (this.#dead) {
+      throw new ImageError('corrupt', 'qcow2: Image is corrupt; cannot be written any more', {
+        path: this.file.filename,
+      });
+    }
+  }
+
+  /** Waits for the corrupt mark, if one is being written. */
+  async settled(): Promise<void> {
+    await this.#marking;
+  }
+
+  /** Which of the structures that the header names, if any, lies in these bytes of the image file; in QEMU's words. */
+  overlap(at: number, length: number): string | undefined {
+    const { header, geometry } = this;
+    const end = at + length;
+    const meets = (start: number, bytes: number) => bytes > 0 && at < start + bytes && start < end;
+    if (meets(0, geometry.clusterSize)) return 'qcow2_header';
+    if (meets(Number(header.l1TableOffset), header.l1Size * 8)) return 'active L1 table';
+    const tableBytes = header.refcountTableClusters * geometry.clusterSize;
+    if (meets(Number(header.refcountTableOffset), tableBytes)) return 'refcount table';
+    if (meets(Number(header.snapshotsOffset), this.snapshotTableBytes)) return 'snapshot table';
+    return undefined;
+  }
+
+  /** Writes one 64-bit header field in place. */
+  async writeField64(field: keyof typeof headerOffset, value: bigint): Promise<void> {
+    const bytes = new Uint8Array(8);
+    new DataView(bytes.buffer).setBigUint64(0, value);
+    await this.file.write(headerOffset[field], bytes);
+  }
+
+  /** Makes all that was written to the image's storages durable. */
+  async barrier(): Promise<void> {
+    if (this.dataFile !== undefined) await Promise.all([this.dataFile.flush(), this.file.flush()]);
+    else await this.file.flush();
+  }
+}

@@ -1,0 +1,17 @@
+/** The qcow2 format driver. */
+import type { FormatDriver } from '../../node/driver.js';
+import { createQcow2, roundSize } from './create.js';
+import { isQcow2 } from './header.js';
+import { openQcow2 } from './open.js';
+import { createOptions, openOptions } from './options.js';
+
+export const qcow2: FormatDriver = {
+  name: 'qcow2',
+  probe: (head) => (isQcow2(head) ? 100 : 0),
+  openOptions,
+  open: openQcow2,
+  createOptions,
+  create: createQcow2,
+  roundSize,
+  supportsBacking: true,
+};

@@ -1,0 +1,237 @@
+/** The open image as the node layer sees it: the parts put together. */
+import { ImageError } from '../../error.js';
+import type {
+  BackingReference,
+  BitmapInfo,
+  CheckFacet,
+  Extent,
+  FormatInfo,
+  FormatNode,
+  PackFacet,
+  SnapshotFacet,
+  SnapshotInfo,
+  WriteTarget,
+} from '../../node/driver.js';
+import type { MaybePromise, Preallocation, Range, Storage } from '../../storage/storage.js';
+import { type BitmapDirectory, distrustBitmaps } from './bitmaps.js';
+import { GUEST_DATA, type Stage, Writeback } from './cache.js';
+import { checker } from './check.js';
+import { CompressedReader, compressCluster } from './compressed.js';
+import { type Header, readHeader } from './header.js';
+import type { Image } from './image.js';
+import { describe } from './info.js';
+import { Mapping } from './mapping.js';
+import type { Refcounts } from './refcounts.js';
+import { resize } from './resize.js';
+import { reach, readSnapshotL1, type Snapshot } from './snapshots.js';
+import { Tables } from './tables.js';
+import { Writer } from './write.js';
+import { Zeroer } from './zero.js';
+
+/** What only a writable image has. */
+export interface WriteParts {
+  readonly image: Image;
+  readonly refcounts: Refcounts;
+  readonly tables: Tables;
+  readonly writer: Writer;
+  readonly zeroer: Zeroer;
+}
+
+interface Parts {
+  readonly image: Image;
+  /** Undefined: opened for reading. */
+  readonly refcounts: Refcounts | undefined;
+  readonly snapshots: readonly Snapshot[];
+  readonly bitmaps: { readonly directory: BitmapDirectory; readonly list: readonly BitmapInfo[] } | undefined;
+  readonly reloadL1: (file: Storage, header: Header) => Promise<Uint32Array>;
+}
+
+/**
+ * The order in which metadata reaches the disk. Counts and guest data come before what refers to them, tables before
+ * what points to them, and nothing is given back before its last reference is gone. Images with lazy refcounts are
+ * written in this order too: their counts are never behind, so that their dirty bit need not be set.
+ */
+function stages(image: Image, refcounts: Refcounts, tables: Tables): readonly Stage[] {
+  const blocks: Stage = {
+    name: 'refcount blocks',
+    after: [],
+    dirty: () => refcounts.blocks.dirty,
+    write: () => refcounts.blocks.write(),
+  };
+  const refcountTable: Stage = {
+    name: 'refcount table',
+    after: [blocks],
+    dirty: () => refcounts.tableDirty,
+    write: () => refcounts.writeTable(),
+  };
+  const pointer: Stage = {
+    name: 'header',
+    after: [blocks, refcountTable],
+    dirty: () => refcounts.tableMoved,
+    write: () => refcounts.writePointer(),
+  };
+  const l2: Stage = {
+    name: 'L2 tables',
+    after: [GUEST_DATA, blocks, refcountTable, pointer],
+    dirty: () => image.l2.dirty,
+    write: () => image.l2.write(),
+  };
+  const l1: Stage = {
+    name: 'L1 table',
+    after: [GUEST_DATA, blocks, refcountTable, pointer, l2],
+    dirty: () => tables.l1Dirty,
+    write: () => tables.writeL1(),
+  };
+  const free: Stage = {
+    name: 'freed clusters',
+    after: [pointer, l2, l1],
+    dirty: () => refcounts.hasDeferred,
+    write: () => refcounts.freeDeferred(),
+  };
+  return [blocks, refcountTable, pointer, l2, l1, free];
+}
+
+export class Qcow2Node implements FormatNode {
+  readonly unit: number;
+  readonly children: ReadonlyMap<string, Storage>;
+  readonly startsAsZero = true;
+  readonly pack: PackFacet | undefined;
+  readonly checker: CheckFacet;
+  readonly snapshots: SnapshotFacet;
+  readonly #image: Image;
+  readonly #parts: Parts;
+  readonly #packed: CompressedReader;
+  readonly #mapping: Mapping;
+  readonly #write: WriteParts | undefined;
+
+  constructor(parts: Parts) {
+    const { image, refcounts, bitmaps } = parts;
+    this.#image = image;
+    this.#parts = parts;
+    this.unit = image.geometry.subclusterSize;
+    this.children = new Map(image.dataFile === undefined ? [] : [['data-file', image.dataFile]]);
+    this.#packed = new CompressedReader(image);
+    this.#mapping = new Mapping(image, this.#packed, () => image.l1);
+    if (refcounts !== undefined) {
+      const tables = new Tables(image, refcounts);
+      image.writeback = new Writeback(stages(image, refcounts, tables), () => image.barrier());
+      refcounts.onFree = (at) => image.l2.drop(at);
+      const prepare =
+        bitmaps === undefined ? undefined : () => distrustBitmaps(image.file, bitmaps.directory);
+      const writer = new Writer(image, tables, refcounts, this.#packed, prepare);
+      this.#write = { image, refcounts, tables, writer, zeroer: new Zeroer(image, tables, writer) };
+    }
+    const write = this.#write;
+    // Compressed clusters are always in the image file itself, which an external data file forbids.
+    this.pack =
+      image.geometry.externalData || write === undefined
+        ? undefined
+        : {
+            unit: image.geometry.clusterSize,
+            compress: (unit) => compressCluster(image, unit),
+            write: (at, packed) => write.writer.writePacked(at, packed),
+          };
+    this.checker = checker({
+      file: image.file,
+      quiesce: () => this.flush(),
+      reload: () => this.#reload(),
+    });
+    this.snapshots = {
+      list: () => parts.snapshots.map(({ info }) => info),
+      view: (snapshot) => this.#view(snapshot),
+    };
+  }
+
+  get size(): number {
+    return this.#image.size;
+  }
+  get backing(): BackingReference | undefined {
+    return this.#image.header.backing;
+  }
+
+  /** For creation and tests: the parts that write. Throws where the image was opened for reading. */
+  get writeParts(): WriteParts {
+    if (this.#write === undefined) throw new ImageError('read-only', 'the image was opened for reading');
+    return this.#write;
+  }
+
+  map(range: Range): MaybePromise<Extent> {
+    return this.#mapping.map(range);
+  }
+
+  prepareWrite(range: Range): MaybePromise<WriteTarget> {
+    return this.writeParts.writer.prepareWrite(range);
+  }
+
+  zero(range: Range, { unmap }: { readonly unmap: boolean }): Promise<boolean> {
+    return this.writeParts.zeroer.zero(range, unmap);
+  }
+
+  discard(range: Range): Promise<void> {
+    return this.writeParts.zeroer.discard(range, 'guest');
+  }
+
+  resize(size: number, { preallocation }: { readonly preallocation: Preallocation }): Promise<void> {
+    const snapshots = this.#parts.snapshots.length > 0;
+    return resize(this.writeParts, size, preallocation, {
+      snapshots,
+      bitmaps: this.#parts.bitmaps !== undefined,
+    });
+  }
+
+  async flush(): Promise<void> {
+    if (this.#write === undefined) return;
+    await this.#image.settled();
+    if (!this.#image.dead) await this.#image.writeback.run();
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.flush();
+    } finally {
+      await this.#image.dataFile?.close();
+    }
+  }
+
+  info(): FormatInfo {
+    return describe(this.#image.header, this.#image.geometry, this.#parts.bitmaps?.list ?? []);
+  }
+
+  async bitmaps(): Promise<readonly BitmapInfo[]> {
+    return this.#parts.bitmaps?.list ?? [];
+  }
+
+  /** Somebody has repaired the file: what is in memory is no longer true. */
+  async #reload(): Promise<void> {
+    const image = this.#image;
+    image.header = await readHeader(image.file);
+    image.l1 = await this.#parts.reloadL1(image.file, image.header);
+    image.l2.clear();
+    this.#packed.forget();
+    await this.#parts.refcounts?.reload();
+  }
+
+  async #view(snapshot: SnapshotInfo): Promise<FormatNode> {
+    const image = this.#image;
+    const found = this.#parts.snapshots.find(
+      ({ info }) => info.id === snapshot.id && info.name === snapshot.name,
+    );
+    if (found === undefined) {
+      throw new ImageError('not-found', `Can't find snapshot '${snapshot.name}'`);
+    }
+    const l1 = await readSnapshotL1(image, found);
+    const size = Math.min(found.info.diskSize, reach(l1.length / 2, image.geometry));
+    const mapping = new Mapping(image, this.#packed, () => l1);
+    return {
+      size,
+      unit: this.unit,
+      children: this.children,
+      backing: this.backing,
+      startsAsZero: false,
+      map: (range) => mapping.map(range),
+      // The node that the view belongs to closes what there is to close.
+      close: async () => {},
+      info: () => this.info(),
+    };
+  }
+}

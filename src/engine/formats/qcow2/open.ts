@@ -1,0 +1,217 @@
+/** Opening a qcow2 image: the header's claims are checked in the reference's order and words, then the parts are built. */
+import { ImageError } from '../../error.js';
+import type { BitmapInfo, OpenContext } from '../../node/driver.js';
+import type { Storage } from '../../storage/storage.js';
+import { type BitmapDirectory, bitmapDirectory, readBitmaps } from './bitmaps.js';
+import { repairDirty } from './check.js';
+import { cString, extension, type Header, hasFeature, readHeader } from './header.js';
+import { Image } from './image.js';
+import {
+  Autoclear,
+  CryptMethod,
+  CryptoHeaderExtension,
+  ExtensionType,
+  type Geometry,
+  geometry,
+  KNOWN_AUTOCLEAR,
+  loadTable,
+  MAX_L1_BYTES,
+  MAX_REFCOUNT_ORDER,
+  MAX_REFCOUNT_TABLE_BYTES,
+  MAX_SNAPSHOT_TABLE_BYTES,
+  MAX_SNAPSHOTS,
+  MIN_CLUSTER_BITS,
+  SnapshotEntry,
+  tableBytes,
+} from './layout.js';
+import { Qcow2Node } from './node.js';
+import { Refcounts } from './refcounts.js';
+import { readSnapshots, type SnapshotTable } from './snapshots.js';
+
+/** QEMU counts sectors and L1 entries in ints. */
+const INT_MAX = 0x7fff_ffff;
+const INT64_MAX = 2n ** 63n - 1n;
+
+function bad(message: string): ImageError {
+  return new ImageError('corrupt', message);
+}
+
+/** The geometry that the header asks for; throws where it makes no sense. */
+export function headerGeometry(header: Header): Geometry {
+  const extendedL2 = hasFeature(header, 'extendedL2');
+  if (extendedL2 && header.clusterBits - 5 < MIN_CLUSTER_BITS) {
+    throw new ImageError('unsupported', `Unsupported subcluster size: ${2 ** (header.clusterBits - 5)}`);
+  }
+  if (header.refcountOrder > MAX_REFCOUNT_ORDER) {
+    throw bad('Reference count entry width too large; may not exceed 64 bits');
+  }
+  return geometry({
+    clusterBits: header.clusterBits,
+    refcountOrder: header.refcountOrder,
+    extendedL2,
+    externalData: hasFeature(header, 'dataFile'),
+  });
+}
+
+/** A table's place in the file: aligned, and its end not beyond what a file can be. */
+function validPlace(at: bigint, bytes: number, clusterSize: number): boolean {
+  return at % BigInt(clusterSize) === 0n && at + BigInt(bytes) <= INT64_MAX;
+}
+
+function checkTables(header: Header, g: Geometry, forCheck: boolean): void {
+  const { clusterSize } = g;
+  if (header.cryptMethod > CryptMethod.luks) {
+    throw new ImageError('unsupported', `Unsupported encryption method ${header.cryptMethod}`);
+  }
+  const tableBytesWanted = header.refcountTableClusters * clusterSize;
+  if (tableBytesWanted > MAX_REFCOUNT_TABLE_BYTES) throw bad('Reference count table too large');
+  if (header.refcountTableClusters === 0 && !forCheck)
+    throw bad('Image does not contain a reference count table');
+  if (!validPlace(header.refcountTableOffset, tableBytesWanted, clusterSize)) {
+    throw bad('Reference count table offset invalid');
+  }
+  // The checker says itself what is too much, and can take it away.
+  if (header.snapshotCount > MAX_SNAPSHOTS && !forCheck) throw bad('Snapshot table too large');
+  if (!validPlace(header.snapshotsOffset, header.snapshotCount * SnapshotEntry.size, clusterSize)) {
+    throw bad('Snapshot table offset invalid');
+  }
+  if (header.l1Size * 8 > MAX_L1_BYTES) throw bad('Active L1 table too large');
+  if (!validPlace(header.l1TableOffset, header.l1Size * 8, clusterSize))
+    throw bad('Active L1 table offset invalid');
+  const needed = (header.size + BigInt(g.l2Span) - 1n) / BigInt(g.l2Span);
+  if (header.size > INT64_MAX) throw bad('Could not refresh total sector count: File too large');
+  if (needed > BigInt(INT_MAX)) throw bad('Image is too big');
+  if (BigInt(header.l1Size) < needed) throw bad('L1 table is too small');
+  if (header.size > BigInt(Number.MAX_SAFE_INTEGER)) throw new ImageError('limit', 'Image is too big');
+}
+
+function checkEncryption(header: Header, metadataOnly: boolean): void {
+  const stored = extension(header, ExtensionType.cryptoHeader);
+  if (stored !== undefined) {
+    if (header.cryptMethod !== CryptMethod.luks)
+      throw bad('CRYPTO header extension only expected with LUKS encryption method');
+    if (stored.byteLength !== CryptoHeaderExtension.size) {
+      throw bad(
+        `CRYPTO header extension size ${stored.byteLength}, but expected size ${CryptoHeaderExtension.size}`,
+      );
+    }
+  } else if (header.cryptMethod === CryptMethod.luks) {
+    throw bad(`Missing CRYPTO header for crypt method ${header.cryptMethod}`);
+  }
+  if (header.cryptMethod !== CryptMethod.none && !metadataOnly) {
+    throw new ImageError(
+      'unsupported',
+      'Encrypted qcow2 images can only be described, not read or written, so far',
+    );
+  }
+}
+
+async function readL1(file: Storage, header: Header): Promise<Uint32Array> {
+  const l1 = new Uint32Array(header.l1Size * 2);
+  if (l1.length === 0) return l1;
+  if (header.l1TableOffset > BigInt(Number.MAX_SAFE_INTEGER - MAX_L1_BYTES)) {
+    throw bad('Could not read L1 table: Input/output error');
+  }
+  await file.read(Number(header.l1TableOffset), tableBytes(l1));
+  return loadTable(l1);
+}
+
+async function openDataFile(context: OpenContext, header: Header): Promise<Storage | undefined> {
+  const isRaw = (header.autoclear & Autoclear.dataFileRaw) !== 0n;
+  if (!hasFeature(header, 'dataFile')) {
+    const stray = await context.openChild('data-file', undefined);
+    if (stray !== undefined) {
+      await stray.close();
+      throw new ImageError('invalid', "'data-file' can only be set for images with an external data file");
+    }
+    if (isRaw && !context.metadataOnly) throw bad('data-file-raw requires a data file');
+    return undefined;
+  }
+  if (context.metadataOnly) return undefined;
+  const stored = extension(header, ExtensionType.dataFile);
+  const name = stored === undefined ? undefined : cString(stored);
+  const found = await context.openChild('data-file', name, { writable: context.writable });
+  if (found === undefined) throw new ImageError('invalid', "'data-file' is required for this image");
+  return found;
+}
+
+async function snapshotTable(file: Storage, header: Header, forCheck: boolean): Promise<SnapshotTable> {
+  if (header.snapshotsOffset > BigInt(Number.MAX_SAFE_INTEGER - MAX_SNAPSHOT_TABLE_BYTES)) {
+    if (header.snapshotCount === 0 || forCheck) return { snapshots: [], bytes: 0 };
+    throw bad('Failed to read snapshot table: Input/output error');
+  }
+  try {
+    return await readSnapshots(file, header);
+  } catch (error) {
+    // The checker reads the table itself and says what is wrong with it.
+    if (forCheck) return { snapshots: [], bytes: 0 };
+    throw error;
+  }
+}
+
+/** Feature bits that this program does not know promise something it cannot keep. */
+async function clearUnknownAutoclear(image: Image): Promise<void> {
+  const { header } = image;
+  if ((header.autoclear & ~KNOWN_AUTOCLEAR) === 0n) return;
+  header.autoclear &= KNOWN_AUTOCLEAR;
+  await image.writeField64('autoclear', header.autoclear);
+  await image.file.flush();
+}
+
+/** Opens an image. Throws `corrupt`, `unsupported`, `limit`, and whatever the gate says about a data file. */
+export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
+  const { file, writable, forCheck, metadataOnly } = context;
+  let header = await readHeader(file);
+  if (writable && !forCheck) {
+    if (hasFeature(header, 'corrupt')) {
+      throw bad('qcow2: Image is corrupt; cannot be opened read/write');
+    }
+    if (hasFeature(header, 'dirty')) {
+      // Its refcounts were left behind (lazy refcounts): they are counted anew before anything relies on them.
+      checkTables(header, headerGeometry(header), true);
+      await repairDirty({ file });
+      header = await readHeader(file);
+    }
+  }
+  const g = headerGeometry(header);
+  checkTables(header, g, forCheck);
+  const l1 = await readL1(file, header);
+  checkEncryption(header, metadataOnly);
+  let bitmaps: { directory: BitmapDirectory; list: readonly BitmapInfo[] } | undefined;
+  try {
+    const directory = bitmapDirectory(header, g, context.warn);
+    if (directory !== undefined) {
+      bitmaps = { directory, list: (await readBitmaps(file, directory)).map(({ info }) => info) };
+    }
+  } catch (error) {
+    if (!forCheck) throw error;
+  }
+  const snapshots = await snapshotTable(file, header, forCheck);
+  const dataFile = await openDataFile(context, header);
+  try {
+    const image = new Image({
+      file,
+      dataFile,
+      header,
+      geometry: g,
+      writable,
+      l1,
+      size: Number(header.size),
+      l2CacheBytes: context.options['l2-cache-size'] as number | undefined,
+      refcountCacheBytes: context.options['refcount-cache-size'] as number | undefined,
+    });
+    image.snapshotTableBytes = snapshots.bytes;
+    let refcounts: Refcounts | undefined;
+    if (writable) {
+      if (header.refcountTableOffset > BigInt(Number.MAX_SAFE_INTEGER - MAX_REFCOUNT_TABLE_BYTES)) {
+        throw bad('Could not initialize refcount handling: Input/output error');
+      }
+      refcounts = await Refcounts.open(image);
+      if (!forCheck) await clearUnknownAutoclear(image);
+    }
+    return new Qcow2Node({ image, refcounts, snapshots: snapshots.snapshots, bitmaps, reloadL1: readL1 });
+  } catch (error) {
+    await dataFile?.close().catch(() => {});
+    throw error;
+  }
+}

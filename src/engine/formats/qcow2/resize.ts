@@ -1,0 +1,136 @@
+/** Changing the guest size. */
+import { ImageError } from '../../error.js';
+import type { Preallocation } from '../../storage/storage.js';
+import {
+  clusterKind,
+  headerOffset,
+  isCopied,
+  Kind,
+  l1Offset,
+  MAX_L1_BYTES,
+  offsetAt,
+  storeTable,
+} from './layout.js';
+import type { WriteParts } from './node.js';
+import { preallocate } from './preallocate.js';
+
+const SECTOR = 512;
+
+/**
+ * Grows or shrinks the image. What is added is not allocated: where a backing file is longer than the image was, the
+ * caller zeroes the new range. Throws `unsupported` with snapshots in version 2 images and with persistent bitmaps.
+ */
+export async function resize(
+  parts: WriteParts,
+  size: number,
+  preallocation: Preallocation,
+  has: { readonly snapshots: boolean; readonly bitmaps: boolean },
+): Promise<void> {
+  const { image } = parts;
+  if (size % SECTOR !== 0) {
+    throw new ImageError('invalid', `The new size must be a multiple of ${SECTOR}`);
+  }
+  if (has.snapshots && image.header.version < 3) {
+    throw new ImageError('unsupported', "Can't resize a v2 image which has snapshots");
+  }
+  if (has.bitmaps) throw new ImageError('unsupported', "Can't resize an image which has persistent bitmaps");
+  if (size < image.size) {
+    if (preallocation !== 'off') {
+      throw new ImageError('unsupported', "Preallocation can't be used for shrinking an image");
+    }
+    await shrink(parts, size);
+  } else if (size > image.size) await grow(parts, size, preallocation);
+}
+
+async function writeSize(parts: WriteParts, size: number): Promise<void> {
+  const { image } = parts;
+  await image.writeField64('size', BigInt(size));
+  image.header.size = BigInt(size);
+  image.size = size;
+  await image.file.flush();
+}
+
+/**
+ * The last cluster may reach over the old end of the image, with bytes of a time when the image was longer. They must not
+ * come back. (Of a compressed or shared cluster they do, as in the reference: only the image's own bytes of old.)
+ */
+async function zeroTail(parts: WriteParts): Promise<void> {
+  const { image, tables } = parts;
+  const { clusterSize, l2Span, l2Entries, l2Words } = image.geometry;
+  const inside = image.size % clusterSize;
+  if (inside === 0) return;
+  const index = Math.floor(image.size / l2Span);
+  let table = tables.existing(index);
+  while (table instanceof Promise) {
+    await table;
+    table = tables.existing(index);
+  }
+  if (table === undefined) return;
+  const word = (Math.floor(image.size / clusterSize) % l2Entries) * l2Words;
+  if (clusterKind(table.table, word, image.geometry) !== Kind.normal || !isCopied(table.table, word)) return;
+  const at = offsetAt(table.table, word);
+  if (at % clusterSize === 0) await image.data.zero({ at: at + inside, length: clusterSize - inside });
+}
+
+async function grow(parts: WriteParts, size: number, preallocation: Preallocation): Promise<void> {
+  const { image } = parts;
+  const before = image.size;
+  await zeroTail(parts);
+  const entries = Math.ceil(size / image.geometry.l2Span);
+  if (entries > image.l1.length / 2) await growL1(parts, entries);
+  if (image.dataFile !== undefined && image.dataFile.size < size) await image.dataFile.truncate(size);
+  // Preallocated before the size says so, and durable with it: the tables reach further than the image for a moment.
+  if (preallocation !== 'off') {
+    await preallocate(parts, before, size, preallocation);
+    await image.writeback.run();
+  }
+  await writeSize(parts, size);
+}
+
+/** A longer L1 table in a new place. */
+async function growL1(parts: WriteParts, entries: number): Promise<void> {
+  const { image, refcounts, tables } = parts;
+  const { clusterSize } = image.geometry;
+  if (entries * 8 > MAX_L1_BYTES) {
+    throw new ImageError('limit', 'Failed to grow the L1 table: File too large', { errno: 'EFBIG' });
+  }
+  const place = await refcounts.allocateRun(Math.ceil((entries * 8) / clusterSize));
+  // Its clusters are counted, and the present table is what the file has, before the header changes.
+  await image.writeback.run();
+  const l1 = new Uint32Array(entries * 2);
+  l1.set(image.l1);
+  await image.file.write(place.at, storeTable(l1));
+  await image.file.flush();
+  const pointer = new Uint8Array(12);
+  const view = new DataView(pointer.buffer);
+  view.setUint32(0, entries);
+  view.setBigUint64(4, BigInt(place.at));
+  await image.file.write(headerOffset.l1Size, pointer);
+  await image.file.flush();
+  const { header } = image;
+  const oldAt = Number(header.l1TableOffset);
+  const oldBytes = header.l1Size * 8;
+  header.l1TableOffset = BigInt(place.at);
+  header.l1Size = entries;
+  image.l1 = l1;
+  tables.l1Replaced();
+  if (oldBytes > 0) refcounts.deferFree(oldAt, Math.ceil(oldBytes / clusterSize) * clusterSize);
+}
+
+async function shrink(parts: WriteParts, size: number): Promise<void> {
+  const { image, tables, zeroer } = parts;
+  const { clusterSize, l2Span } = image.geometry;
+  const before = image.size;
+  await image.writeback.run();
+  // The size first: a crash after it leaves clusters beyond the end, which harm nobody.
+  await writeSize(parts, size);
+  const from = Math.ceil(size / clusterSize) * clusterSize;
+  if (from < before) await zeroer.discard({ at: from, length: before - from }, 'full');
+  for (let index = Math.ceil(size / l2Span); index < image.l1.length / 2; index++) {
+    if (l1Offset(image.l1, index) === 0) continue;
+    await image.writeback.running;
+    tables.unlink(index);
+  }
+  await image.writeback.run();
+  if (image.dataFile !== undefined) await image.dataFile.truncate(size);
+}
