@@ -266,9 +266,10 @@ describe('names and options', () => {
     expect(parseSize('0x200')).toBe(512);
     expect(parseSize('64k')).toBe(65536);
     expect(parseSize('12')).toBe(12);
-    for (const wrong of ['', 'k', '1.5', '1x', '-1', '0x10k', '1 G'])
+    for (const wrong of ['', 'k', '1.5', '1x', '0x10k', '1 G', '-1k'])
       expect(parseSize(wrong)).toBeUndefined();
     expect(parseSize('99999P')).toBeNaN();
+    expect(parseSize('-1')).toBeNaN();
   });
 
   it('knows protocols from paths', () => {

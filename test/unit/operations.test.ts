@@ -141,12 +141,12 @@ describe('create', () => {
     expect(existsSync(at('out.raw'))).toBe(false);
   });
 
-  it('tells convert whether the file was there, and says nothing', async () => {
+  it('tells convert which files were not there before, and says nothing', async () => {
     const spec = { filename: 'c.raw', format: 'raw', size: 4096 };
     const made = await perform(createImage, spec, folder);
-    expect(made.result).toEqual({ path: at('c.raw'), existed: false, size: 4096 });
+    expect(made.result).toEqual({ path: at('c.raw'), created: [at('c.raw')], size: 4096 });
     expect(made.stdout).toBe('');
-    expect((await perform(createImage, spec, folder)).result?.existed).toBe(true);
+    expect((await perform(createImage, spec, folder)).result?.created).toEqual([]);
   });
 });
 

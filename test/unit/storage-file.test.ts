@@ -266,9 +266,14 @@ describe('extent', () => {
     const path = fresh();
     const file = await openFile({ path, writable: true, create: 'truncate' });
     await file.truncate(8 * MB);
-    expect(await file.extent({ at: 0, length: 8 * MB })).toEqual({ data: false, length: 8 * MB });
+    // A new file's first block is allocated.
+    expect(await file.extent({ at: 0, length: 8 * MB })).toEqual({ data: true, length: 4096 });
+    expect(await file.extent({ at: 4096, length: MB })).toEqual({ data: false, length: MB });
     await file.write(2 * MB, pattern(MB));
-    expect(await file.extent({ at: 0, length: 8 * MB })).toEqual({ data: false, length: 2 * MB });
+    expect(await file.extent({ at: 4096, length: 8 * MB - 4096 })).toEqual({
+      data: false,
+      length: 2 * MB - 4096,
+    });
     expect(await file.extent({ at: 2 * MB, length: 6 * MB })).toEqual({ data: true, length: MB });
     expect(await file.extent({ at: 2 * MB + 512, length: 1024 })).toEqual({ data: true, length: 1024 });
     expect(await file.extent({ at: 3 * MB, length: MB })).toEqual({ data: false, length: MB });

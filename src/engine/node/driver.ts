@@ -194,9 +194,12 @@ export interface CreateContext {
   readonly options: OptionValues;
   /** The size and format of the backing file, where one was named and opened. */
   readonly backing?: { readonly filename: string; readonly format?: string };
-  /** Creates (or truncates) a further file that the image consists of, named relative to the image's folder. */
+  /**
+   * Creates (or truncates) a further file that the image consists of, named relative to the image's folder. The driver
+   * closes it, or hands it to a node that does.
+   */
   createExtra(filename: string): Promise<Storage>;
-  /** Opens an existing file, or creates it: a data file. */
+  /** As `createExtra`, for a data file. */
   openExtra(filename: string): Promise<Storage>;
 }
 
@@ -207,7 +210,7 @@ export interface FormatDriver {
   /** Options for opening, beyond those that every node has. */
   readonly openOptions: readonly OptionDeclaration[];
   open(context: OpenContext): Promise<FormatNode>;
-  /** Options for `create -o`, in the order of `-o help`. */
+  /** Options for `create -o`, in the order of the `Formatting` line; `-o help` sorts them. */
   readonly createOptions: readonly OptionDeclaration[];
   create?(context: CreateContext): Promise<void>;
   /** What size an image of `size` bytes gets (rounding up to sectors or clusters). */

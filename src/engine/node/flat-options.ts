@@ -103,10 +103,18 @@ export function typeOf(declaration: OptionDeclaration, value: OptionValue): Opti
   return parse(declaration.name, declaration.type, value);
 }
 
+/** The key that stands for a bare first word: the name of a node that is there already. */
+const REFERENCE = '(reference)';
+
 /** `driver=qcow2,file.filename=x` (the --image-opts form). */
 export function fromOptionString(text: string): FlatOptions {
   const flat = new FlatOptions();
-  for (const [key, value] of splitOptions(text)) flat.set(key, value);
+  for (const [key, value] of splitOptions(text, REFERENCE)) {
+    if (key === REFERENCE) {
+      throw new ImageError('invalid', `Cannot find device='${value}' nor node-name='${value}'`);
+    }
+    flat.set(key, value);
+  }
   return flat;
 }
 
@@ -145,13 +153,28 @@ function doubleQuoted(text: string): string {
   return out;
 }
 
+/** What is wrong with a JSON text, in QEMU's words for the common faults. */
+function jsonFault(text: string, error: unknown): string {
+  const message = error instanceof Error ? error.message : '';
+  if (/end of JSON|Unterminated|end of data/i.test(message)) return 'premature EOI';
+  // Strings taken out, what is left of letters should be JSON's three words.
+  const bare = text.replace(/"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'/g, '');
+  const keyword = [...bare.matchAll(/[A-Za-z_]+/g)].find(
+    ([word]) => !['true', 'false', 'null'].includes(word),
+  );
+  return keyword === undefined ? 'invalid syntax' : `invalid keyword '${keyword[0]}'`;
+}
+
 /** The object of a `json:{...}` filename, without the prefix. */
 export function fromJson(text: string): FlatOptions {
   let value: unknown;
   try {
     value = JSON.parse(doubleQuoted(text));
-  } catch {
-    throw new ImageError('invalid', 'Could not parse the JSON options: JSON parse error, invalid syntax');
+  } catch (error) {
+    throw new ImageError(
+      'invalid',
+      `Could not parse the JSON options: JSON parse error, ${jsonFault(text, error)}`,
+    );
   }
   if (value === null || typeof value !== 'object' || Array.isArray(value)) {
     throw new ImageError('invalid', 'Invalid JSON object given');

@@ -156,7 +156,7 @@ export async function openStorage(
     throw new ImageError('invalid', `Unknown driver '${driver}'`);
   }
   const filename = flat.takeString('filename');
-  if (filename === undefined) {
+  if (filename === undefined || filename === '') {
     throw new ImageError('invalid', `The '${driver}' block driver requires a file name`);
   }
   const locking = flat.takeString('locking') ?? 'auto';

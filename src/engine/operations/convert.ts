@@ -56,7 +56,7 @@ export async function convert(
   context: OperationContext,
 ): Promise<ImageConvertResult> {
   const opened: ImageNode[] = [];
-  let created: string | undefined;
+  let created: readonly string[] = [];
   try {
     const sources: ImageNode[] = [];
     for (const ref of params.sources) {
@@ -65,37 +65,14 @@ export async function convert(
       sources.push(image);
     }
     if (params.snapshot !== undefined) {
-      if (sources.length > 1) {
+      if (sources.length > 1)
         throw new ImageError('invalid', 'No support for concatenating multiple snapshot');
-      }
       sources[0] = await snapshotView(sources[0]!, params.snapshot);
     }
     await checkTarget(params);
-    const size = sources.reduce((sum, image) => sum + image.size, 0);
+    const size = totalSize(sources);
     const create = params.create ?? true;
-    const backing = params.backing ?? (params.options?.backing_file as string | undefined);
-    if (backing !== undefined && sources.length > 1) {
-      throw new ImageError(
-        'invalid',
-        'Having a backing file for the target makes no sense when concatenating multiple input images',
-      );
-    }
-    if (create) {
-      const format = params.target.format ?? 'raw';
-      const spec = {
-        filename: params.target.filename!,
-        format,
-        size,
-        options: params.options ?? {},
-        ...(params.backing === undefined ? {} : { backing: params.backing }),
-        ...(params['backing-format'] === undefined ? {} : { 'backing-format': params['backing-format'] }),
-      };
-      await checkCreateSpec(spec);
-      const made = await createImage(spec, context).catch((error: unknown) => {
-        throw hostError(`${spec.filename}: error while converting ${format}`, error);
-      });
-      if (!made.existed) created = made.path;
-    }
+    if (create) created = await createTarget(params, size, context);
     const target = await openImage(
       { ...params.target, format: create ? (params.target.format ?? 'raw') : params.target.format },
       { writable: true, cache: params.target.cache ?? 'unsafe' },
@@ -110,14 +87,54 @@ export async function convert(
     return result;
   } catch (error) {
     await closeAll(opened).catch(() => {});
-    if (created !== undefined && params['keep-failed'] !== true) {
-      try {
-        unlinkSync(created);
-      } catch {
-        // It was not made, or somebody else removed it.
-      }
-    }
+    if (params['keep-failed'] !== true) created.forEach(remove);
     throw error;
+  }
+}
+
+function totalSize(images: readonly ImageNode[]): number {
+  return images.reduce((sum, image) => sum + image.size, 0);
+}
+
+function remove(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // Somebody else has removed it.
+  }
+}
+
+/** Creates the target; gives the files that were not there before. */
+async function createTarget(
+  params: ImageConvertParams,
+  size: number,
+  context: OperationContext,
+): Promise<readonly string[]> {
+  const { backing, options = {}, 'backing-format': backingFormat } = params;
+  const format = params.target.format ?? 'raw';
+  const spec = {
+    filename: params.target.filename!,
+    format,
+    size,
+    options,
+    ...(backing === undefined ? {} : { backing }),
+    ...(backingFormat === undefined ? {} : { 'backing-format': backingFormat }),
+  };
+  const backed = backing !== undefined || options.backing_file !== undefined;
+  if (backed && params.sources.length > 1) {
+    throw new ImageError(
+      'invalid',
+      'Having a backing file for the target makes no sense when concatenating multiple input images',
+    );
+  }
+  await checkCreateSpec(spec);
+  if (backed && (backingFormat ?? options.backing_fmt) === undefined) {
+    throw new ImageError('invalid', 'Use of backing file requires explicit backing format');
+  }
+  try {
+    return (await createImage(spec, context)).created;
+  } catch (error) {
+    throw hostError(`${spec.filename}: error while converting ${format}`, error);
   }
 }
 
@@ -127,9 +144,8 @@ async function copyInto(
   params: ImageConvertParams,
   context: OperationContext,
 ): Promise<{ written: number; zeros: number }> {
-  const size = sources.reduce((sum, image) => sum + image.size, 0);
   const create = params.create ?? true;
-  if (target.size < size) {
+  if (target.size < totalSize(sources)) {
     throw new ImageError('invalid', 'output file is smaller than input file');
   }
   const compress = params.compress ?? false;

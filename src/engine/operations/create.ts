@@ -51,8 +51,8 @@ export interface CreateSpec {
 export interface CreatedImage {
   /** Absolute path of the new file. */
   readonly path: string;
-  /** A file of that name was there before. */
-  readonly existed: boolean;
+  /** Absolute paths of the files that were not there before: the image and what belongs to it. */
+  readonly created: readonly string[];
   readonly size: number;
 }
 
@@ -95,12 +95,13 @@ async function makeImage(
   checkBackingFormat(values.backing_fmt);
   const path = absolutePath(name, context.cwd);
   const noCopyOnWrite = values.nocow === true;
-  const existed = exists(path);
   /** Files that were not there before, or that this call has emptied. */
   const made: string[] = [];
+  const created: string[] = [];
   let file: Storage | undefined;
   const create = async (shown: string, at: string): Promise<Storage> => {
     checkAllowed(at, shown, 'caller', context.policy);
+    const existed = exists(at);
     const storage = await openFile({
       path: at,
       filename: shown,
@@ -111,6 +112,7 @@ async function makeImage(
       locks: permissionsFor({ role: 'create', writable: true }),
     });
     made.push(at);
+    if (!existed) created.push(at);
     return storage;
   };
   const beside = (extra: string): Promise<Storage> => {
@@ -137,7 +139,7 @@ async function makeImage(
     });
     if (durable) await file.flush();
     await file.close();
-    return { path, existed, size };
+    return { path, created, size };
   } catch (error) {
     await file?.close().catch(() => {});
     for (const at of made) removeFile(at);

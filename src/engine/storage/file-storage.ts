@@ -56,6 +56,9 @@ export interface FileState {
   readonly locks: FileLocks | undefined;
 }
 
+const SECTOR = 512;
+/** What is allocated at the start of a new file: a page. */
+const FIRST_BLOCK = 4096;
 const EMPTY: Range = { at: 0, length: 0 };
 
 /** Zeros are written in pieces of this many bytes. */
@@ -178,8 +181,10 @@ export class FileStorage implements Storage, FileFacet {
         });
       }
       this.#forgetRun();
-      if (preallocation === 'off' || size === before) await this.#setSize(fd, size);
-      else await this.#growAllocated(fd, { at: before, length: size - before }, preallocation);
+      if (preallocation === 'off' || size === before) {
+        await this.#setSize(fd, size);
+        if (before === 0 && size > 0) await this.#allocateFirstBlock(fd, size);
+      } else await this.#growAllocated(fd, { at: before, length: size - before }, preallocation);
     });
   }
 
@@ -311,6 +316,15 @@ export class FileStorage implements Storage, FileFacet {
     this.#size = size;
     this.#reservedTo = Math.min(this.#reservedTo, size);
     this.#reservedBeyond = 0;
+  }
+
+  /**
+   * Gives a file that was empty its first block, as QEMU does: a hole there tells nobody what alignment direct requests
+   * need. Where it fails the file is as good without.
+   */
+  async #allocateFirstBlock(fd: number, size: number): Promise<void> {
+    const length = size < FIRST_BLOCK ? Math.min(size, SECTOR) : FIRST_BLOCK;
+    await this.#apart(() => this.#writeZeros(fd, { at: 0, length })).catch(() => undefined);
   }
 
   async #truncateDevice(size: number, preallocation: Preallocation): Promise<void> {
