@@ -67,6 +67,8 @@ export const ErrorData = v.looseObject({
   hint: v.optional(v.string()),
   /** The safety check or lock that refused. */
   check: v.optional(v.string()),
+  /** Who holds the lock that was not to be had, where that could be learnt. */
+  holder: v.optional(v.strictObject({ pid: v.number(), command: v.string() })),
   operation: v.optional(v.string()),
   /** The member of `params` that is wrong: `image.filename`. */
   member: v.optional(v.string()),
@@ -86,12 +88,13 @@ export function classOfKind(kind: WireErrorKind): string {
   return kind === 'unknown-method' ? 'CommandNotFound' : 'GenericError';
 }
 
-/** An error as it goes over the wire. Members of `more` that are undefined are left out. */
-export function wireError(
-  kind: WireErrorKind,
-  message: string,
-  more: { readonly [member: string]: string | number | undefined } = {},
-): WireError {
+/** What an error may say beyond its kind; members that are undefined are left out on the wire. */
+export type ErrorDetails = {
+  readonly [M in keyof Omit<ErrorData, 'class' | 'kind'>]?: ErrorData[M] | undefined;
+};
+
+/** An error as it goes over the wire. */
+export function wireError(kind: WireErrorKind, message: string, more: ErrorDetails = {}): WireError {
   const data: ErrorData = { class: classOfKind(kind), kind };
   for (const [member, value] of Object.entries(more)) if (value !== undefined) data[member] = value;
   return { code: codeOfKind[kind], message, data };

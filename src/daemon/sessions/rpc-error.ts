@@ -1,6 +1,6 @@
 /** What handlers throw to be answered with an error. */
 import type { ErrorKind } from '../../engine/error.js';
-import { type WireError, type WireErrorKind, wireError } from '../../protocol/errors.js';
+import { type ErrorDetails, type WireError, type WireErrorKind, wireError } from '../../protocol/errors.js';
 import type { Failure } from '../workers/messages.js';
 
 export class RpcError extends Error {
@@ -13,18 +13,13 @@ export class RpcError extends Error {
   }
 }
 
-export function rpcError(
-  kind: WireErrorKind,
-  message: string,
-  more: { readonly [member: string]: string | number | undefined } = {},
-): RpcError {
+export function rpcError(kind: WireErrorKind, message: string, more: ErrorDetails = {}): RpcError {
   return new RpcError(wireError(kind, message, more));
 }
 
 /** An engine's failure on the wire. */
 export function failureToWire(failure: Failure, job: string): WireError {
-  const { path, offset, errno, hint, check, operation } = failure.context;
-  return wireError(failure.kind, failure.message, { path, offset, errno, hint, check, operation, job });
+  return wireError(failure.kind, failure.message, { ...failure.context, job });
 }
 
 /** Does not compile when the engine has a kind of error without a code. */

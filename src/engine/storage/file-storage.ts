@@ -9,6 +9,7 @@ import {
   changeSpace,
   copyFileRange,
   posixFallocate,
+  reserveNow,
   type SpaceOperation,
   seekData,
   seekHole,
@@ -141,7 +142,7 @@ export class FileStorage implements Storage, FileFacet {
         await this.#direct.write(at, from, () => this.#size);
       } else {
         if (from.length >= RESERVE_FROM && end > this.#reservedTo && this.#reserves !== false) {
-          await this.#reserve(fd, at, end);
+          this.#reserve(fd, at, end);
         }
         await writeFully(fd, at, from);
       }
@@ -403,17 +404,14 @@ export class FileStorage implements Storage, FileFacet {
   }
 
   /** Has the host allocate what of [at, end) lies past earlier reservations, just before it is written. */
-  async #reserve(fd: number, at: number, end: number): Promise<void> {
+  #reserve(fd: number, at: number, end: number): void {
     this.#reserves ??= reservesWell(fd);
     if (!this.#reserves) return;
     const from = Math.max(at, this.#reservedTo);
     this.#reservedTo = end;
     this.#reservedBeyond = Math.max(this.#reservedBeyond, end);
-    try {
-      this.#reserves = await changeSpace(fd, 'reserve', { at: from, length: end - from });
-    } catch {
-      // Whether there is space for the data, the write itself will tell.
-    }
+    // Where it fails, the write itself will tell whether there is space for the data.
+    this.#reserves = reserveNow(fd, { at: from, length: end - from });
   }
 
   /** Where a write failed after its reservation, the space past the end of the file is let go. */

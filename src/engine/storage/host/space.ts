@@ -52,6 +52,15 @@ export async function changeSpace(
   }
 }
 
+/**
+ * Allocates without growing the file, in this thread: some 30 us, where a call on the thread pool costs twice that and two
+ * turns of the event loop. False where the host does not do it now.
+ */
+export function reserveNow(fd: number, { at, length }: Range): boolean {
+  const c = libc();
+  return c !== undefined && c.fallocate(fd, MODE.reserve, at, length) === 0;
+}
+
 /** Allocates and grows, on every filesystem: the C library writes a byte a block where fallocate is missing. False without it. */
 export async function posixFallocate(fd: number, { at, length }: Range): Promise<boolean> {
   const c = libc();
