@@ -116,6 +116,8 @@ export interface Expectation {
   open(state: CrashState): Promise<OpenedImage>;
   /** The guest content over time; absent where only the metadata is looked at. */
   readonly history?: GuestHistory;
+  /** The guest size that there may be too, smaller: before the image is grown. */
+  readonly oldSize?: number;
   /** False at moments when no image need be there yet (`create`); one that opens must be sound all the same. */
   mustOpen?(state: CrashState): boolean;
   /** A bound on corruptions; 0 unless the image was corrupt before. */
@@ -140,8 +142,14 @@ export async function violationOf(state: CrashState, expected: Expectation): Pro
       }
     }
     if (expected.history !== undefined && expected.mustOpen?.(state) !== false) {
-      if (image.size !== expected.history.size) return `${state.label}: guest size is ${image.size}`;
-      const broken = expected.history.violation(state.time, await image.read(0, image.size));
+      const { history, oldSize } = expected;
+      if (image.size !== history.size && image.size !== oldSize) {
+        return `${state.label}: guest size is ${image.size}`;
+      }
+      // what an image that has not grown yet lacks, a guest has not written
+      const content = new Uint8Array(history.size);
+      content.set(await image.read(0, image.size));
+      const broken = history.violation(state.time, content);
       if (broken !== undefined) return `${state.label}: ${broken}`;
     }
     return undefined;

@@ -1,7 +1,7 @@
 /** Guest writes to qcow2 images: whatever moment the power fails at, the image opens and nothing is neither old nor new. */
 import { describe, it } from 'vitest';
 import { addSnapshot } from './qcow2.js';
-import { type Guest, pattern, survives } from './scenario.js';
+import { type Guest, pattern, type Scenario, survives } from './scenario.js';
 
 const K = 1024;
 
@@ -309,31 +309,64 @@ describe('qcow2 writes survive crashes', () => {
     });
   });
 
-  for (let seed = 1; seed <= 4; seed++) {
-    it(`random operations, seed ${seed}`, { timeout: 300_000 }, async () => {
+  for (const preallocation of ['off', 'metadata', 'falloc', 'full'] as const) {
+    it(`an image grown, preallocation ${preallocation}`, async () => {
+      await survives({
+        size: 60 * K,
+        grown: 300 * K,
+        before: (guest) => guest.write(0, 4 * K, 1),
+        async act(guest) {
+          await guest.write(8 * K, K, 2);
+          await guest.image.format.resize!(300 * K, { preallocation });
+          await guest.write(250 * K, 3 * K, 3);
+          await guest.flush();
+          await guest.write(61 * K, 3 * K, 4);
+        },
+      });
+    });
+  }
+
+  const variety: readonly Partial<Scenario>[] = [
+    { options: { cluster_size: 512 } },
+    { options: { cluster_size: 4096, refcount_bits: 8 } },
+    { options: { cluster_size: 512, refcount_bits: 64 } },
+    { options: { cluster_size: 4096 }, between: (image) => addSnapshot(image, 'one') },
+    { options: { cluster_size: 16 * K, extended_l2: true } },
+    { options: { cluster_size: 4096, data_file: 'data' } },
+    { options: { cluster_size: 2048, lazy_refcounts: true } },
+    { options: { cluster_size: 1024, compat: '0.10' } },
+    { options: { cluster_size: 512, preallocation: 'metadata' } },
+  ];
+  const seeds = Number(process.env.IMGD_CRASH_SEEDS ?? variety.length);
+  for (let seed = 1; seed <= seeds; seed++) {
+    const kind = variety[seed % variety.length]!;
+    it(`random operations, seed ${seed}, ${JSON.stringify(kind.options)}`, { timeout: 300_000 }, async () => {
       await survives({
         size: 256 * K,
-        options: { cluster_size: seed % 2 === 0 ? 512 : 4096, refcount_bits: seed % 2 === 0 ? 16 : 8 },
+        ...kind,
         before: (guest) => churn(guest, seed * 100, 12),
         act: (guest) => churn(guest, seed, 25),
         seed,
-        samples: 200,
+        samples: 120,
       });
     });
   }
 });
 
-/** Operations of all kinds one after the other, by the seed. */
+/** Operations of all kinds by the seed, one after the other or a few at once (then each in its own part of the disk). */
 async function churn(guest: Guest, seed: number, count: number): Promise<void> {
   let state = seed * 7919;
   const below = (limit: number): number => {
     state = (Math.imul(state, 1103515245) + 12345) >>> 0;
     return (state >>> 8) % limit;
   };
-  const { unit } = guest.image.format;
-  for (let index = 0; index < count; index++) {
-    const length = 1 + below(6 * K);
-    const at = below(guest.image.size - length);
+  const one = async (index: number, from: number, to: number): Promise<void> => {
+    const { unit, pack } = guest.image.format;
+    const length = 1 + below(Math.min(6 * K, to - from - 1));
+    const at = from + below(to - from - length);
+    // parts of a cluster may stay as they are when they are discarded
+    const whole = pack?.unit ?? unit;
+    const start = Math.ceil(at / whole) * whole;
     switch (below(7)) {
       case 0:
         await guest.flush();
@@ -341,16 +374,28 @@ async function churn(guest: Guest, seed: number, count: number): Promise<void> {
       case 1:
         await guest.zero(at, length, below(2) === 0);
         break;
-      case 2:
-        await guest.discard(at - (at % unit), unit * (1 + below(3)));
+      case 2: {
+        const clusters = Math.min(1 + below(3), Math.floor((to - start) / whole));
+        if (clusters > 0) await guest.discard(start, clusters * whole);
         break;
-      case 3:
-        if (guest.image.format.pack !== undefined) {
-          await guest.pack(at - (at % guest.image.format.pack.unit), seed + index);
-        }
+      }
+      case 3: {
+        const packed = pack === undefined ? to : Math.ceil(at / pack.unit) * pack.unit;
+        if (pack !== undefined && packed + pack.unit <= to) await guest.pack(packed, seed + index);
         break;
+      }
       default:
         await guest.write(at, length, seed + index);
     }
+  };
+  const { size } = guest.image;
+  for (let index = 0; index < count; ) {
+    if (below(3) > 0) {
+      await one(index++, 0, size);
+      continue;
+    }
+    const part = size / 4;
+    await Promise.all([0, 1, 2, 3].map((which) => one(index + which, which * part, (which + 1) * part)));
+    index += 4;
   }
 }

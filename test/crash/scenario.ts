@@ -64,6 +64,8 @@ export interface Scenario {
   before?(guest: Guest): Promise<void>;
   /** Changes the closed image before the recording begins. */
   between?(image: PagedStorage): void;
+  /** The size that `act` makes the image grow to. */
+  readonly grown?: number;
   /** What is recorded; it is followed by a flush and a close. */
   act(guest: Guest): Promise<void>;
   readonly seed?: number;
@@ -106,12 +108,18 @@ export async function record(scenario: Scenario): Promise<Recording> {
     backing,
   };
   const node = await openOn(recorded, { writable: true });
-  const history = new GuestHistory(log, await content(node));
+  const initial = new Uint8Array(scenario.grown ?? size);
+  initial.set(await content(node));
+  const history = new GuestHistory(log, initial);
   const guest = new Guest(node, history);
   await scenario.act(guest);
   await guest.flush();
   await history.flush(() => node.close());
-  return { log, start, expected: { open: (state) => openCrashed(state.files, backing), history } };
+  return {
+    log,
+    start,
+    expected: { open: (state) => openCrashed(state.files, backing), history, oldSize: size },
+  };
 }
 
 /** Fails where any crash state breaks an invariant. Returns how many there were. */

@@ -36,6 +36,9 @@ const outside = [
   '../secret',
   'sub/../../secret',
   './/..//secret',
+  // folders that do not exist, so that no real path can be had
+  '../missing/folder/file',
+  'missing/../../folder/file',
   'link',
   'up/secret',
   'sub/../up/secret',

@@ -11,7 +11,7 @@ const MAX_ALLOCATION = 65 * 1024 * 1024;
 /** Resident memory above what the process had before. */
 const MAX_RESIDENT_GROWTH = 1024 * 1024 * 1024;
 /** No mutant takes this long however slow the machine. */
-const HANG_MS = 15_000;
+const HANG_MS = 20_000;
 /** Names and sizes of a mutant that the watchdog can print and save. */
 const SHARED_BYTES = 16 * 1024 * 1024;
 

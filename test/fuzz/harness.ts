@@ -21,7 +21,8 @@ import type { Seed } from './seed.js';
 
 /**
  * Processor time that one mutant may take, all threads together: it is opened some eight times, read, checked, repaired
- * three times and written to. Most take 10 ms.
+ * three times and written to. Most take 10 ms; the worst are tables of 65,536 snapshots, the most that may be, whose repair
+ * takes the reference a process of 5 s, too.
  */
 const BUDGET_MS = 5000;
 const MAX_FAILURES = 10;

@@ -47,8 +47,8 @@ export class TableCounter {
   readonly #fileSize: number;
   /** L1 entries of the active table under which a copied flag and a refcount may contradict each other. */
   readonly suspects = new Set<number>();
-  /** Clusters not far behind the end of the file that something refers to all the same. */
-  readonly dangling = new Set<number>();
+  /** Clusters not far behind the end of the file that something refers to all the same, and how often. */
+  readonly dangling = new Map<number, number>();
   allocated = 0;
   fragmented = 0;
   compressed = 0;
@@ -89,7 +89,9 @@ export class TableCounter {
 
   #rememberDangling(first: number, last: number): void {
     const end = this.#counts.clusters + DANGLING_REACH;
-    for (let cluster = first; cluster <= last && cluster < end; cluster++) this.dangling.add(cluster);
+    for (let cluster = first; cluster <= last && cluster < end; cluster++) {
+      this.dangling.set(cluster, (this.dangling.get(cluster) ?? 0) + 1);
+    }
   }
 
   /** Counts an L1 table and all below it. `active`: it is the guest's, which gives the statistics and may be repaired. */

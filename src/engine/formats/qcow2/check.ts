@@ -97,7 +97,7 @@ async function checkInPlace(file: Storage, context: CheckContext, result: CheckR
     }
     context.report('Rebuilding refcount structure');
     const before = { ...result };
-    await rebuildRefcounts(state, pass.counts, pass.counter.dangling);
+    await rebuildRefcounts(state, pass.counts, pass.dangling);
     result.corruptions = 0;
     result.leaks = 0;
     result.checkErrors = 0;
@@ -145,6 +145,8 @@ interface Pass {
   readonly counts: ReferenceCounts;
   readonly disk: DiskRefcounts;
   readonly counter: TableCounter;
+  /** Clusters behind the end of the file that tables refer to, and how often. */
+  readonly dangling: ReadonlyMap<number, number>;
   readonly rebuild: boolean;
   /** What had been found before refcounts were compared. */
   readonly found: { readonly leaks: number; readonly corruptions: number; readonly checkErrors: number };
@@ -162,6 +164,8 @@ async function countAll(state: CheckState, snapshots: SnapshotTable, repair: boo
   await countSnapshots(state, snapshots, counter);
   if (header.crypto !== undefined) counter.count(header.crypto.at, header.crypto.length);
   await countBitmaps(state, counter);
+  // what the refcount structure itself refers to goes away when it is rebuilt
+  const dangling = new Map(counter.dangling);
   counter.count(header.refcountTable.at, header.refcountTable.length);
   const rebuild = await checkRefcountBlocks(
     state,
@@ -171,7 +175,7 @@ async function countAll(state: CheckState, snapshots: SnapshotTable, repair: boo
     repair,
   );
   const { leaks, corruptions, checkErrors } = result;
-  return { counts, disk, counter, rebuild, found: { leaks, corruptions, checkErrors } };
+  return { counts, disk, counter, dangling, rebuild, found: { leaks, corruptions, checkErrors } };
 }
 
 function withoutRepair(state: CheckState): CheckState {

@@ -24,17 +24,26 @@ const BATCH = 8;
  * Writes a refcount structure that records `counts`, in clusters that nothing refers to, and makes the header name it.
  * The old structure is counted still: its clusters are leaks of the new one, for the caller to give back.
  *
- * `dangling`: clusters behind the end of the file that are referred to. They are left alone and counted, lest the guest
- * should find the new structure in its disk where the file grows over them.
+ * `dangling`: clusters behind the end of the file that are referred to, and how often. They are left alone, and counted
+ * where the file grows over them, lest the guest should find the new structure in its disk.
  */
 export async function rebuildRefcounts(
   state: CheckState,
   counts: ReferenceCounts,
-  dangling: ReadonlySet<number>,
+  dangling: ReadonlyMap<number, number>,
 ): Promise<void> {
   const { file, header } = state;
   const { clusterSize, refcountBlockEntries } = header.geometry;
-  for (const cluster of dangling) counts.add(cluster);
+  const pending = new Map([...dangling].filter(([cluster]) => cluster >= counts.clusters));
+  const place = (from: number, length: number): number => {
+    let first = counts.freeRun(from, length);
+    for (let at = first; at < first + length; at++) {
+      if (!dangling.has(at)) continue;
+      first = counts.freeRun(at + 1, length);
+      at = first - 1;
+    }
+    return first;
+  };
   const blocks = new Map<number, number>();
   // The new structure takes clusters itself, which may need blocks that were not needed before: until nothing is added.
   const cover = (): void => {
@@ -42,7 +51,7 @@ export async function rebuildRefcounts(
       const index = Math.floor(first / refcountBlockEntries);
       if (blocks.has(index) || !isUsed(counts, first, Math.min(refcountBlockEntries, CHUNK))) continue;
       // a block lies among the clusters that it counts, where there is room
-      const free = counts.freeRun(index * refcountBlockEntries, 1);
+      const free = place(index * refcountBlockEntries, 1);
       blocks.set(index, free);
       take(counts, free);
     }
@@ -50,16 +59,22 @@ export async function rebuildRefcounts(
   let table = { first: -1, clusters: 0 };
   for (;;) {
     const covered = blocks.size;
+    for (const [cluster, times] of pending) {
+      if (cluster >= counts.clusters) continue;
+      for (let time = 0; time < times; time++) counts.add(cluster);
+      pending.delete(cluster);
+    }
     cover();
     if (blocks.size > covered) continue;
-    const last = Math.max(...tail(blocks.keys()));
+    let last = 0;
+    for (const index of blocks.keys()) last = Math.max(last, index);
     const needed = Math.ceil(((last + 1) * 8) / clusterSize);
     if (table.clusters >= needed) break;
     if (needed * clusterSize > MAX_REFCOUNT_TABLE_BYTES) {
       throw new ImageError('limit', 'Check failed: File too large', { errno: 'EFBIG', operation: 'check' });
     }
     for (let at = 0; at < table.clusters; at++) giveBack(counts, table.first + at);
-    table = { first: counts.freeRun(0, needed), clusters: needed };
+    table = { first: place(0, needed), clusters: needed };
     for (let at = 0; at < needed; at++) take(counts, table.first + at);
   }
 
@@ -84,12 +99,6 @@ export async function rebuildRefcounts(
   view.setUint32(8, table.clusters);
   await file.write(headerOffset.refcountTableOffset, pointer);
   await file.flush();
-}
-
-function* tail(keys: Iterable<number>): Generator<number> {
-  let highest = 0;
-  for (const key of keys) highest = Math.max(highest, key);
-  yield highest;
 }
 
 function isUsed(counts: ReferenceCounts, first: number, length: number): boolean {
