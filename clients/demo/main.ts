@@ -153,8 +153,9 @@ function client(args: string[], onStart?: (child: ChildProcess) => void): Promis
   onStart?.(child);
   return new Promise((done, failed) => {
     child.on('error', failed);
-    child.on('exit', (status) => {
-      process.stdout.write(`   exit ${status}, ${((performance.now() - started) / 1000).toFixed(2)} s\n`);
+    child.on('exit', (status, signal) => {
+      const how = signal === null ? `exit ${status}` : `ended by ${signal}`;
+      process.stdout.write(`   ${how}, ${((performance.now() - started) / 1000).toFixed(2)} s\n`);
       done(status ?? 1);
     });
   });
@@ -210,7 +211,7 @@ async function main(): Promise<void> {
     await must(['info', at('small.qcow2')]);
 
     say('One more conversion, cancelled half way with Ctrl-C');
-    const status = await client(
+    await client(
       ['convert', '-p', '-r', '512M', '-f', 'qcow2', '-O', 'raw', at('small.qcow2'), at('never.raw')],
       (child) => {
         victim = { child, job: undefined };
@@ -218,7 +219,7 @@ async function main(): Promise<void> {
     );
     process.stdout.write(
       cancelledAt > 0
-        ? `Interrupted at ${cancelledAt.toFixed(0)} %, exit ${status}, ${existsSync(at('never.raw')) ? 'a file was left behind' : 'nothing left behind'}\n`
+        ? `Interrupted at ${cancelledAt.toFixed(0)} %, ${existsSync(at('never.raw')) ? 'a file was left behind' : 'nothing left behind'}\n`
         : 'It was done before it could be interrupted: the image is too small for that.\n',
     );
 

@@ -189,7 +189,7 @@ describe('convert', () => {
     ]);
     expect(params).toEqual({
       sources: [{ filename: 'a' }],
-      target: { 'image-opts': 'driver=raw' },
+      target: { 'image-opts': 'driver=raw', cache: 'unsafe' },
       create: false,
       'target-is-zero': true,
       'copy-offloading': true,

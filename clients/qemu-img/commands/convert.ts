@@ -177,7 +177,8 @@ export default command({
         {
           ...objectParams(values.objects),
           sources,
-          target: { ...targetRef, ...(targetCache === undefined ? {} : { cache: targetCache }) },
+          // The daemon's own default is safer: the reference's command line does not wait for the disk.
+          target: { ...targetRef, cache: targetCache ?? 'unsafe' },
           create: !values.noCreate,
           ...(options === undefined ? {} : { options }),
           ...(values.backing === undefined ? {} : { backing: values.backing }),

@@ -75,7 +75,7 @@ export async function convert(
     if (create) created = await createTarget(params, size, context);
     const target = await openImage(
       { ...params.target, format: create ? (params.target.format ?? 'raw') : params.target.format },
-      { writable: true, cache: params.target.cache ?? 'unsafe' },
+      { writable: true, cache: params.target.cache ?? 'writeback' },
       context,
     );
     opened.push(target);

@@ -12,7 +12,10 @@ export const imageConvert = command({
       filename: v.optional(v.string()),
       'image-opts': v.optional(v.string()),
       format: v.optional(v.string()),
-      /** `unsafe` where absent and the target is new. */
+      /**
+       * `writeback` where absent: success says that the data is on stable storage. `unsafe`, the command line's default as
+       * it is the reference's, leaves that to the host.
+       */
       cache: v.optional(CacheMode),
     }),
     options: v.optional(FormatOptions),
