@@ -11,7 +11,7 @@ import type { OperationContext } from './context.js';
 import { type CopySource, concatenated, copy, imageSource } from './copy.js';
 import { checkCreateSpec, createImage } from './create.js';
 
-const DEFAULT_PARALLEL = 8;
+const DEFAULT_PARALLEL = 4;
 const DEFAULT_SPARSE = 4096;
 
 /** Finds a snapshot by `-l`: an id or name, or `snapshot.id=..,snapshot.name=..`. */
@@ -25,7 +25,7 @@ function findSnapshot(list: readonly SnapshotInfo[], wanted: string): SnapshotIn
   return list.find((s) => s.id === wanted) ?? list.find((s) => s.name === wanted);
 }
 
-async function snapshotView(image: ImageNode, wanted: string): Promise<ImageNode> {
+export async function snapshotView(image: ImageNode, wanted: string): Promise<ImageNode> {
   const { snapshots } = image.format;
   const found = snapshots === undefined ? undefined : findSnapshot(snapshots.list(), wanted);
   if (snapshots === undefined || found === undefined) {
