@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- --only WORD] [-- --pairs N] [-- --size MIB]`: time of the reference / time of ours, whole process,
+ * `npm run bench [-- --only WORD] [-- --pairs N] [-- --size MIB] [-- --short]`: time of the reference / time of ours, whole process,
  * client start included, images in the page cache. Needs the reference; without it, it says so and ends.
  */
 import { execFileSync } from 'node:child_process';
@@ -17,12 +17,16 @@ const { values } = parseArgs({
     only: { type: 'string', default: '' },
     pairs: { type: 'string', default: '5' },
     size: { type: 'string', default: '2048' },
+    /** Small images, one pair: shows that the bench works, not how fast anything is. */
+    short: { type: 'boolean', default: false },
   },
 });
-const pairs = Number(values.pairs);
+const pairs = values.short ? 1 : Number(values.pairs);
 /** Of images that are copied or compared; those that are compressed have 1 GiB. */
-const sizeMiB = Number(values.size);
-const COMPRESSED_MIB = 1024;
+const sizeMiB = values.short ? 32 : Number(values.size);
+const COMPRESSED_MIB = values.short ? 16 : 1024;
+const SCATTERED_CLUSTERS = values.short ? 500 : 30_000;
+const METADATA_SIZE = values.short ? '16G' : '1T';
 const MiB = 1024 * 1024;
 
 const dist = fileURLToPath(new URL('../../', import.meta.url));
@@ -130,7 +134,7 @@ function* cases(): Generator<() => Case> {
       'qcow2',
       '-O',
       'qcow2',
-      scattered(30_000),
+      scattered(SCATTERED_CLUSTERS),
     ]);
   yield () => convert('convert -c zlib write', 1.5, ['-f', 'raw', '-O', 'qcow2', '-c', text()]);
   yield () =>
@@ -167,7 +171,7 @@ function* cases(): Generator<() => Case> {
   };
   const big = () => {
     const path = at('big.qcow2');
-    if (!existsSync(path)) qemu('create', '-f', 'qcow2', '-o', 'preallocation=metadata', path, '1T');
+    if (!existsSync(path)) qemu('create', '-f', 'qcow2', '-o', 'preallocation=metadata', path, METADATA_SIZE);
     return path;
   };
   yield () => {
