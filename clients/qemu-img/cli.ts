@@ -41,7 +41,6 @@ export async function run(args: readonly string[], around: Surroundings = { writ
     if (name === undefined) throw new Exit(1, 'Not enough arguments', tryHelp('qemu-img'));
     const command = await load(name);
     if (command === undefined) throw new Exit(1, `Command not found: ${name}`, tryHelp('qemu-img'));
-    if (command === 'later') throw new Exit(1, `command '${name}' is not available yet`);
     return await runCommand(command, rest, values.connect, around);
   } catch (error) {
     return await ended(error, around);
@@ -55,7 +54,13 @@ async function runCommand(
   around: Surroundings,
 ): Promise<number> {
   try {
-    const { values, positional } = getopt(`qemu-img ${command.name}`, args, command.options);
+    const { values, positional } = getopt(
+      `qemu-img ${command.name}`,
+      args,
+      command.options,
+      undefined,
+      command.negativeNumbers,
+    );
     return await command.run(values, positional, createShell(connect, around));
   } catch (error) {
     if (!(error instanceof HelpRequested)) throw error;

@@ -52,6 +52,8 @@ export interface Command<O extends OptionTable = OptionTable> {
   readonly usage: readonly string[];
   readonly options: O;
   readonly positional: readonly Positional[];
+  /** `-1M` after the first word that is no option is no option either. */
+  readonly negativeNumbers?: boolean;
   /** Returns the exit code. */
   run(values: Values<O>, positional: readonly string[], shell: Shell): Promise<number>;
 }

@@ -14,7 +14,7 @@ export interface Parsed<O extends OptionTable> {
 
 /**
  * Reads `args` by the table. `program` is what stands before the error texts: `qemu-img`, or `qemu-img info`. With
- * `inOrder` the first word that is no option ends the options. Throws Exit for a command line that is wrong, and whatever
+ * `inOrder` the first word that is no option ends the options; with `negativeNumbers` a word like `-1M` after it is none. Throws Exit for a command line that is wrong, and whatever
  * an option's own `parse` throws, in the order of the words.
  */
 export function getopt<O extends OptionTable>(
@@ -22,6 +22,7 @@ export function getopt<O extends OptionTable>(
   args: readonly string[],
   options: O,
   inOrder = process.env.POSIXLY_CORRECT !== undefined,
+  negativeNumbers = false,
 ): Parsed<O> {
   const values: Record<string, unknown> = {};
   const positional: string[] = [];
@@ -81,7 +82,8 @@ export function getopt<O extends OptionTable>(
   while (at < args.length) {
     const word = args[at++]!;
     if (word === '--') break;
-    if (word.startsWith('--')) readLong(word.slice(2));
+    if (negativeNumbers && positional.length > 0 && /^-\d/.test(word)) positional.push(word);
+    else if (word.startsWith('--')) readLong(word.slice(2));
     else if (word.startsWith('-') && word !== '-') readShort(word.slice(1));
     else {
       positional.push(word);

@@ -10,7 +10,7 @@ interface Snapshot {
   readonly 'date-sec'?: number;
   readonly 'vm-clock-sec'?: number;
   readonly 'vm-clock-nsec'?: number;
-  readonly icount?: number | string;
+  readonly icount?: number | string | undefined;
 }
 
 /** One image: the lines, each with its end. */
@@ -25,7 +25,8 @@ function nodeLines(info: ImageInfo, path: string, indent: string, lines: string[
   const say = (text: string) => lines.push(indent + text);
   const virtual = `${sizeText(info['virtual-size'])} (${info['virtual-size']} bytes)`;
   const actual = info['actual-size'] === undefined ? 'unavailable' : sizeText(info['actual-size']);
-  if (path === '') {
+  // A node without children is a protocol's; the image itself is always told as an image.
+  if (path === '' || (info.children ?? []).length > 0) {
     say(`image: ${info.filename}`);
     say(`file format: ${info.format}`);
     say(`virtual size: ${virtual}`);
@@ -59,8 +60,8 @@ function nodeLines(info: ImageInfo, path: string, indent: string, lines: string[
   }
   for (const child of info.children ?? []) {
     const childPath = `${path}/${child.name}`;
-    lines.push(`Child node '${childPath}':`);
-    nodeLines(child.info as unknown as ImageInfo, childPath, '    ', lines);
+    say(`Child node '${childPath}':`);
+    nodeLines(child.info as unknown as ImageInfo, childPath, `${indent}    `, lines);
   }
 }
 

@@ -28,3 +28,24 @@ function exceedsInt64(text: string): boolean {
   const power = 'bkmgtpe'.indexOf((match[4] ?? 'b').toLowerCase());
   return BigInt(match[2] || '0') * 1024n ** BigInt(power) > LARGEST;
 }
+
+/** The exact value of a size text that parseNumber has taken: whole numbers only where it is beyond 2^53-1. */
+export function exactSize(text: string): bigint {
+  const hex = /^\s*(0x[0-9a-f]+)$/i.exec(text);
+  if (hex !== null) return BigInt(hex[1]!);
+  const match = /^\s*\+?(\d*)(\.\d*)?([bkmgtpe])?$/i.exec(text)!;
+  const scale = 1024n ** BigInt('bkmgtpe'.indexOf((match[3] ?? 'b').toLowerCase()));
+  const fraction = Number(`0${match[2] ?? ''}0`) * Number(scale);
+  return BigInt(match[1] || '0') * scale + BigInt(Math.floor(fraction));
+}
+
+/** As parseNumber for a count, which takes no suffix and no fraction. */
+export function parsePlainNumber(what: string, text: string, min: number, max: number): number {
+  if (!/^\s*[+-]?(0x[0-9a-f]+|0[0-7]*|[1-9]\d*)$/i.test(text))
+    throw new Exit(1, `Invalid ${what} specified: '${text}'.`);
+  const value = /x/i.test(text) ? Number(text) : Number.parseInt(text, /^\s*[+-]?0\d/.test(text) ? 8 : 10);
+  if (!(value >= min && value <= max)) {
+    throw new Exit(1, `Invalid ${what} specified. Must be between ${min} and ${max}.`);
+  }
+  return value;
+}

@@ -1,5 +1,5 @@
 /** `-o help`: which options a format takes. */
-import type { Shell } from './declare.js';
+import type { RequestResult, Shell } from './declare.js';
 
 const TYPES = { string: '<str>', bool: '<bool (on/off)>', number: '<num>', size: '<size>' } as const;
 
@@ -16,13 +16,20 @@ export async function optionHelp(
     format,
     ...(filename === undefined ? {} : { filename }),
   });
-  const lines = options.map((option) => {
-    const text = `  ${option.name}=${TYPES[option.type]}`.padEnd(COLUMN);
-    const value = typeof option.default === 'boolean' ? (option.default ? 'on' : 'off') : option.default;
-    return `${text} - ${option.help}${value === undefined ? '' : ` (default: ${value})`}\n`;
-  });
+  const lines = optionLines(options);
   if (filename !== undefined) return `Supported options:\n${lines.join('')}`;
   const more =
     '\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n';
   return `Supported ${format} options:\n${lines.join('')}${more}`;
+}
+
+type Options = RequestResult<'format-options'>['options'];
+
+/** A line for each option. */
+export function optionLines(options: Options): string[] {
+  return options.map((option) => {
+    const text = `  ${option.name}=${TYPES[option.type]}`.padEnd(COLUMN);
+    const value = typeof option.default === 'boolean' ? (option.default ? 'on' : 'off') : option.default;
+    return `${text} - ${option.help}${value === undefined ? '' : ` (default: ${value})`}\n`;
+  });
 }

@@ -14,6 +14,16 @@ const operations: Readonly<Record<OperationName, () => Promise<Operation>>> = {
   'image-check': async () => (await import('./operations/check.js')).check,
   'image-map': async () => (await import('./operations/map.js')).map,
   'image-compare': async () => (await import('./operations/compare.js')).compare,
+  'image-commit': async () => (await import('./operations/commit.js')).commit,
+  'image-rebase': async () => (await import('./operations/rebase.js')).rebase,
+  'image-measure': async () => (await import('./operations/measure.js')).measure,
+  'image-dd': async () => (await import('./operations/dd.js')).dd,
+  'image-bench': async () => (await import('./operations/bench.js')).bench,
+  'image-amend': async () => (await import('./operations/amend.js')).amend,
+  'amend-options': async () => (await import('./operations/amend.js')).amendOptions,
+  'image-bitmap': async () => (await import('./operations/bitmap.js')).bitmap,
+  'image-resize': async () => (await import('./operations/resize.js')).resize,
+  'image-snapshot': async () => (await import('./operations/snapshot.js')).snapshot,
   'format-options': async () => (await import('./operations/format-options.js')).formatOptions,
 };
 

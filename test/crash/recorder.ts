@@ -138,7 +138,7 @@ export class RecordingStorage implements Storage {
     return this.#inner.size;
   }
 
-  allocated(): Promise<number> {
+  allocated(): Promise<number | undefined> {
     return this.#inner.allocated();
   }
 

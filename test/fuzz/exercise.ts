@@ -196,14 +196,14 @@ async function checkOnce(opened: Opened, repair: boolean): Promise<Checked | und
 }
 
 /**
- * Check; then repair all on a copy, three times: it must be openable after each. The counts are not compared: the reference,
- * too, calls some damage repaired that it finds again, and may find more once other damage is out of the way.
+ * Check; then repair all on a copy, three times, whether it succeeds or gives up. After each the image must open, must be
+ * checkable where it was before, and must have no more corruptions than before.
  */
 async function check(driver: FormatDriver, mutant: Mutant): Promise<void> {
   const plain = await open(driver, mutant, { forCheck: true });
   if (plain === undefined) return;
   const hasChecker = plain.node.checker !== undefined;
-  if (hasChecker) await checkOnce(plain, false);
+  let known = hasChecker ? (await checkOnce(plain, false))?.result.corruptions : undefined;
   await close(plain);
   if (!hasChecker) return;
 
@@ -216,8 +216,17 @@ async function check(driver: FormatDriver, mutant: Mutant): Promise<void> {
     }
     const checked = await checkOnce(opened, true);
     await close(opened);
-    if (checked === undefined) return;
     content = opened.file;
+    const repaired = await open(driver, mutant, { forCheck: true }, content);
+    if (repaired === undefined) throw new Error('a repaired image cannot be opened');
+    const after = (await checkOnce(repaired, false))?.result.corruptions;
+    await close(repaired);
+    if (known !== undefined && after === undefined) throw new Error('a repaired image cannot be checked');
+    if (known !== undefined && after! > known) {
+      throw new Error(`a repair has made ${known} corruptions ${after}`);
+    }
+    if (checked === undefined) return;
+    known = after;
     // Tens of thousands of damaged snapshots take seconds, as they do in the reference: once is enough.
     if (checked.lines > MANY_LINES) repairs = Math.max(repairs, 1);
   }

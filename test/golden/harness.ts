@@ -46,7 +46,7 @@ export function golden(): Golden {
 
   const copy = () => {
     const into = mkdtempSync(join(root, 'copy-'));
-    for (const name of readdirSync(folder)) cpSync(join(folder, name), join(into, name));
+    for (const name of readdirSync(folder)) cpSync(join(folder, name), join(into, name), { recursive: true });
     return into;
   };
   const comparable = (result: RunResult, change: (text: string) => string) => ({

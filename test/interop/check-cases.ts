@@ -334,6 +334,11 @@ export const checkCases: readonly CheckCase[] = [
     damage: (i) => i.setU16(i.refcount(6), 1),
   },
   {
+    name: 'snapshot table is the header, and reaches over the end',
+    options: 'cluster_size=4096,compat=0.10',
+    damage: (i) => i.setU32(60, 2000),
+  },
+  {
     name: 'snapshot L1 unaligned',
     commands: [['snapshot', '-c', 'one', 'IMAGE']],
     damage: (i) => i.setU64(i.snapshots, i.u64(i.snapshots) + 8n),

@@ -1,3 +1,4 @@
+import { isatty } from 'node:tty';
 import {
   cacheMode,
   forceShare,
@@ -55,6 +56,8 @@ export default command({
     }
     const progress = progressLine(shell, values.progress === true && !values.quiet, 2);
     const say = values.quiet ? () => {} : shell.out;
+    // As the reference's buffered output has it: in a common pipe, an error comes before what was said on the way.
+    let held = '';
     try {
       const cache = cacheMode('source cache', values.cache, EXIT.failed);
       const a = imageRef(nameA, { ...values, cache, format: values.formatA }, EXIT.failed);
@@ -65,18 +68,22 @@ export default command({
         {
           onProgress: progress.report,
           onText(stream, line) {
-            if (stream === 'stdout') say(line);
-            else shell.err(line);
+            if (stream === 'stderr') shell.err(line);
+            else if (isatty(1)) say(line);
+            else held += line;
           },
         },
       );
       progress.start();
       if (identical) progress.complete();
-      say(`${text.replace(/\n$/, '')}\n`);
+      say(`${held}${text.replace(/\n$/, '')}\n`);
       return identical ? 0 : EXIT.differ;
     } catch (error) {
-      if (error instanceof RequestError) throw new Exit(exitCode(error), error.message, error.hint);
-      throw error;
+      if (!(error instanceof RequestError)) throw error;
+      if (held === '') throw new Exit(exitCode(error), error.message, error.hint);
+      shell.err(`qemu-img: ${error.message}\n${error.hint === undefined ? '' : `${error.hint}\n`}`);
+      say(held);
+      throw new Exit(exitCode(error));
     } finally {
       progress.end();
     }

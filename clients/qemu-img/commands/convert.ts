@@ -165,7 +165,9 @@ export default command({
     try {
       progress.start();
       const sources = sourceNames.map((name) => imageRef(name, { ...values, cache }));
-      if (values.bitmaps) throw new Exit(1, 'Copying bitmaps is not available yet');
+      if (values.bitmaps && sources.length > 1) {
+        throw new Exit(1, 'Copying bitmaps only possible with single source');
+      }
       // From here on the reference has opened the sources, and would report what is wrong with them first.
       if (values.targetIsZero && values.backing !== undefined) {
         throw new Exit(1, 'Cannot use --target-is-zero when the destination image has a backing file');
@@ -187,6 +189,8 @@ export default command({
           ...(values.sparse === undefined ? {} : { 'sparse-size': values.sparse }),
           ...(values.snapshot === undefined ? {} : { snapshot: values.snapshot }),
           ...(values.targetIsZero ? { 'target-is-zero': true } : {}),
+          ...(values.bitmaps ? { bitmaps: true } : {}),
+          ...(values.skipBroken ? { 'skip-broken-bitmaps': true } : {}),
           ...(values.salvage ? { salvage: true } : {}),
           ...(values.rate && values.rate < Number.MAX_SAFE_INTEGER ? { 'rate-limit': values.rate } : {}),
           ...(values.parallel === undefined ? {} : { parallel: values.parallel }),

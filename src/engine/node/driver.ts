@@ -71,6 +71,30 @@ export interface BitmapInfo {
   readonly flags: readonly string[];
 }
 
+/** What a bitmap says of a guest disk of `size` bytes. */
+export interface BitmapContent {
+  readonly size: number;
+  /** Runs of dirty guest bytes, [at, end), in order; the last may reach over the end. */
+  runs(): Iterable<readonly [number, number]>;
+}
+
+/**
+ * Persistent bitmaps, read and changed. Changes are on the disk when the image is closed. Errors are in the reference's
+ * words: a bitmap that is not there, or that is inconsistent.
+ */
+export interface BitmapFacet {
+  list(): readonly BitmapInfo[];
+  /** A new one, all clear, that records the guest's writes. */
+  add(name: string, granularity?: number): Promise<void>;
+  remove(name: string): Promise<void>;
+  clear(name: string): Promise<void>;
+  /** Whether it records the guest's writes. */
+  setEnabled(name: string, enabled: boolean): Promise<void>;
+  /** Adds what is dirty in another one. */
+  merge(name: string, source: BitmapContent): Promise<void>;
+  content(name: string): Promise<BitmapContent>;
+}
+
 /** QAPI's ImageCheck, its counts, and what was learnt of the image's layout. Absent where a format cannot say. */
 export interface CheckResult {
   checkErrors: number;
@@ -101,6 +125,17 @@ export interface SnapshotFacet {
   list(): readonly SnapshotInfo[];
   /** A read-only view of the guest content at that snapshot; lives as long as the node. */
   view(snapshot: SnapshotInfo): Promise<FormatNode>;
+  /** What changes snapshots: absent where the image cannot be written or cannot have any. */
+  readonly edit?: SnapshotEditor | undefined;
+}
+
+/** Each call is durable when it returns; a crash on the way leaves the image before or after it, with leaks at worst. */
+export interface SnapshotEditor {
+  /** Keeps the guest's present content. The driver chooses the id. */
+  create(snapshot: Omit<SnapshotInfo, 'id' | 'diskSize'>): Promise<SnapshotInfo>;
+  /** Makes the guest's content and size what they were. */
+  apply(snapshot: SnapshotInfo): Promise<void>;
+  delete(snapshot: SnapshotInfo): Promise<void>;
 }
 
 /** Compressed writing, one unit (cluster, grain) at a time. */
@@ -139,6 +174,11 @@ export interface FormatNode {
   readonly startsAsZero: boolean;
   /** Where the first bytes of the range are. Sync where the metadata is at hand. */
   map(range: Range): MaybePromise<Extent>;
+  /**
+   * As `map`, for reading alone: where the bytes are, without asking the host whether they are holes. Present where that is
+   * less work.
+   */
+  locate?(range: Range): MaybePromise<Extent>;
   prepareWrite?(range: Range): MaybePromise<WriteTarget>;
   /**
    * Makes whole units read as zeros by metadata alone (never falling through to the backing file). False where the image
@@ -147,7 +187,24 @@ export interface FormatNode {
   zero?(range: Range, options: { readonly unmap: boolean }): Promise<boolean>;
   /** Gives the host space of whole units back; they read as zeros or as the backing file after, as the format has it. */
   discard?(range: Range): Promise<void>;
-  resize?(size: number, options: { readonly preallocation: Preallocation }): Promise<void>;
+  /**
+   * What is added is not allocated. With `zeroNew` its whole units read as zeros where the format can say so by metadata
+   * alone: a backing file reaches under them.
+   */
+  resize?(
+    size: number,
+    options: { readonly preallocation: Preallocation; readonly zeroNew?: boolean },
+  ): Promise<void>;
+  /**
+   * Records another backing file (undefined: none), durably; the image reads as before or with the new one at every instant.
+   * Throws `no-space` where the name does not fit, `invalid` where the image cannot have one. Nothing is opened.
+   */
+  changeBacking?(filename: string | undefined, format: string | undefined): Promise<void>;
+  /**
+   * Lets all guest data go, durably: the image reads as its backing file after. Snapshots and bitmaps stay. Interrupted, some
+   * of the data is still there.
+   */
+  makeEmpty?(): Promise<void>;
   /** All metadata into the storages, in a crash-safe order, and the storages flushed. */
   flush?(): Promise<void>;
   /** Flushes where writable, and closes every storage that the driver itself opened (not `file`). */
@@ -155,8 +212,12 @@ export interface FormatNode {
   info(): MaybePromise<FormatInfo>;
   readonly pack?: PackFacet | undefined;
   readonly checker?: CheckFacet | undefined;
+  readonly amender?: AmendFacet | undefined;
   readonly snapshots?: SnapshotFacet | undefined;
   bitmaps?(): Promise<readonly BitmapInfo[]>;
+  readonly bitmapStore?: BitmapFacet | undefined;
+  /** True where persistent bitmaps can be stored in this image. */
+  readonly storesBitmaps?: boolean;
 }
 
 /** How a driver reaches files other than its own: every name from inside an image goes through the gate. */
@@ -203,6 +264,50 @@ export interface CreateContext {
   openExtra(filename: string): Promise<Storage>;
 }
 
+/** An image whose size is to be told before it is made. Sizes of up to 2^63 bytes are asked for: bigint. */
+export interface MeasureSpec {
+  /** Create options that the user gave, typed by `createOptions`. */
+  readonly options: OptionValues;
+  /** Guest bytes. */
+  readonly size: bigint;
+  /** Where the new image will have the content of another; absent: an empty one. */
+  readonly source?: MeasureSource;
+}
+
+export interface MeasureSource {
+  /** Guest bytes in units of `unit` bytes (a power of two) that hold any data; whole units count. */
+  dataBytes(unit: number): Promise<bigint>;
+  /** The source's persistent bitmaps; undefined where it cannot have any. */
+  readonly bitmaps?: readonly BitmapInfo[];
+}
+
+/** Bytes of the new file, or files. */
+export interface Measure {
+  readonly required: bigint;
+  readonly fullyAllocated: bigint;
+  /** What the source's bitmaps take on top; undefined where there can be none. */
+  readonly bitmaps?: bigint;
+}
+
+/** Changing the options of an image in place. */
+export interface AmendFacet {
+  /**
+   * Makes the changes that were given, typed by the driver's `amendOptions`; durable when it resolves. At every instant the
+   * image opens and reads as before. Throws `invalid` or `unsupported` for what cannot be; changes made before stay.
+   */
+  amend(options: OptionValues, context: AmendContext): Promise<void>;
+}
+
+export interface AmendContext {
+  readonly signal: AbortSignal;
+  /** Asked between steps: undefined, or a promise to wait for; it rejects when the work is cancelled. */
+  pace(): Promise<void> | undefined;
+  /** Gives the image another size, as `resize` does, what a backing file has there hidden. */
+  resize(size: number): Promise<void>;
+  /** How far the change is that is being made, in whatever units. */
+  progress(done: number, total: number): void;
+}
+
 export interface FormatDriver {
   readonly name: string;
   /** 0: not mine, 100: certainly. `head` is the start of the file, up to 2048 bytes, zero-padded. */
@@ -213,6 +318,10 @@ export interface FormatDriver {
   /** Options for `create -o`, in the order of the `Formatting` line; `-o help` sorts them. */
   readonly createOptions: readonly OptionDeclaration[];
   create?(context: CreateContext): Promise<void>;
+  /** How large an image's file will be. Throws `invalid` or `limit` for what cannot be made. */
+  measure?(spec: MeasureSpec): Promise<Measure>;
+  /** Options that `amend -o` takes; absent where nodes have no amend facet. */
+  readonly amendOptions?: readonly OptionDeclaration[];
   /** What size an image of `size` bytes gets (rounding up to sectors or clusters). */
   roundSize?(size: number): number;
   /** True where the image may have a backing file: decides what `-b` says for other formats. */

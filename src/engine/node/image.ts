@@ -24,6 +24,16 @@ export interface ChainExtent {
   readonly extent: Extent | undefined;
 }
 
+/** What a node is called, and where names that its image holds belong. */
+export interface NodeName {
+  /** The name that opens the same node without further options, where there is one. */
+  readonly plain: string | undefined;
+  /** Its driver, its children and its own options, for a `json:` name. */
+  readonly options: Readonly<Record<string, unknown>>;
+  /** The file whose folder relative names belong to; undefined where there is no one folder. */
+  readonly home: string | undefined;
+}
+
 export interface ImageParts {
   readonly filename: string;
   readonly path: string | undefined;
@@ -32,6 +42,10 @@ export interface ImageParts {
   readonly file: Storage;
   readonly backing: ImageNode | undefined;
   readonly writable: boolean;
+  /** Where absent: as `file` is called. */
+  readonly name?: NodeName | undefined;
+  /** Opens the layer's file and format anew, for writing, in place of these; undefined where that cannot be. */
+  readonly reopen?: (() => Promise<Pick<ImageParts, 'format' | 'file' | 'guardStart'>>) | undefined;
   /** The start of a raw image that was found by probing must not begin to look like another format. */
   readonly guardStart?: ((head: Uint8Array) => boolean) | undefined;
 }
@@ -49,8 +63,10 @@ export class ImageNode {
   readonly file: Storage;
   backing: ImageNode | undefined;
   readonly writable: boolean;
+  readonly name: NodeName;
   readonly #locks = new RangeLock();
   readonly #guardStart: ImageParts['guardStart'];
+  readonly #reopen: ImageParts['reopen'];
   /** Set while the driver looks for a place for a write. */
   #preparing: Promise<void> | undefined;
   /** The depth of the layer whose backing file is not the one that it was made on; bytes from below are not given out. */
@@ -65,7 +81,9 @@ export class ImageNode {
     this.file = parts.file;
     this.backing = parts.backing;
     this.writable = parts.writable;
+    this.name = parts.name ?? { plain: parts.file.filename, options: {}, home: parts.filename };
     this.#guardStart = parts.guardStart;
+    this.#reopen = parts.reopen;
     this.#brokenAt = this.#findBroken();
   }
 
@@ -102,7 +120,21 @@ export class ImageNode {
       file: this.file,
       backing: this.backing,
       writable: false,
+      name: this.name,
     });
+  }
+
+  /**
+   * The same layer for writing: its file keeps its locks, and takes those of a writer. This node must not be used after, and
+   * whoever has it as a backing file must take the new one. Where the file cannot be opened so, all is as before.
+   */
+  async reopenWritable(): Promise<ImageNode> {
+    if (this.#reopen === undefined) {
+      throw new ImageError('read-only', 'Operation not supported', { path: this.filename, errno: 'ENOTSUP' });
+    }
+    const { filename, path, driver, backing, name } = this;
+    const parts = await this.#reopen();
+    return new ImageNode({ filename, path, driver, backing, name, writable: true, ...parts });
   }
 
   #check(range: Range): void {
@@ -118,18 +150,27 @@ export class ImageNode {
   /** The first run of the range, through the chain. Sync where all metadata is at hand. */
   status(range: Range): MaybePromise<ChainExtent> {
     this.#check(range);
-    return this.#statusBelow(this, range.at, range.length, 0);
+    return this.#statusBelow(this, range.at, range.length, 0, false);
   }
 
-  #statusBelow(layer: ImageNode, at: number, length: number, depth: number): MaybePromise<ChainExtent> {
+  /** `toRead`: what is data and what a hole does not matter. */
+  #statusBelow(
+    layer: ImageNode,
+    at: number,
+    length: number,
+    depth: number,
+    toRead: boolean,
+  ): MaybePromise<ChainExtent> {
     for (;;) {
       const left = layer.format.size - at;
       if (left <= 0) {
         // A backing file that ended before its overlay: what is missing reads as zeros, and it is this layer that says so.
         return { kind: 'zero', length, depth, layer, extent: undefined };
       }
-      const answer = layer.format.map({ at, length: Math.min(length, left) });
-      if (answer instanceof Promise) return this.#statusLater(layer, at, depth, answer);
+      const { format } = layer;
+      const range = { at, length: Math.min(length, left) };
+      const answer = toRead && format.locate !== undefined ? format.locate(range) : format.map(range);
+      if (answer instanceof Promise) return this.#statusLater(layer, at, depth, answer, toRead);
       const settled = settle(layer, depth, answer);
       if (settled !== undefined) return settled;
       length = answer.length;
@@ -143,9 +184,12 @@ export class ImageNode {
     at: number,
     depth: number,
     answer: Promise<Extent>,
+    toRead: boolean,
   ): Promise<ChainExtent> {
     const extent = await answer;
-    return settle(layer, depth, extent) ?? this.#statusBelow(layer.backing!, at, extent.length, depth + 1);
+    return (
+      settle(layer, depth, extent) ?? this.#statusBelow(layer.backing!, at, extent.length, depth + 1, toRead)
+    );
   }
 
   /** Reads guest bytes, through the chain. */
@@ -155,7 +199,7 @@ export class ImageNode {
     const pending: Promise<void>[] = [];
     try {
       for (let done = 0; done < into.byteLength; ) {
-        const answer = this.status({ at: at + done, length: into.byteLength - done });
+        const answer = this.#statusBelow(this, at + done, into.byteLength - done, 0, true);
         const found = answer instanceof Promise ? await answer : answer;
         const part = into.subarray(done, done + found.length);
         const extent = found.extent;

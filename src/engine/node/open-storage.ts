@@ -1,17 +1,27 @@
 /** Opening the files that images are made of: options to storages, through the gate, under QEMU's locks. */
-import { statSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import type { CacheMode } from '../../protocol/commands/common.js';
-import { ImageError } from '../error.js';
+import { errnoText, ImageError } from '../error.js';
+import { driverNames } from '../formats/index.js';
 import type { OperationContext } from '../operations/context.js';
-import { type FileStorage, openFile } from '../storage/file.js';
+import { type FileOptions, type FileStorage, openFile, reopenFile } from '../storage/file.js';
 import { permissionsFor } from '../storage/locks.js';
 import { NullStorage } from '../storage/null.js';
-import { ALL_PERMISSIONS, type FileUse, NO_PERMISSIONS } from '../storage/permissions.js';
+import { ALL_PERMISSIONS, type FileUse, NO_PERMISSIONS, type Permissions } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
+import type { FilterContext } from './filters/filter.js';
+import { filterNames, isFilter, loadFilter } from './filters/index.js';
 import { FlatOptions, fromJson, protocolOf } from './flat-options.js';
 import { absolutePath, checkAllowed, type OpenReason } from './gate.js';
+import type { ImageNode, NodeName } from './image.js';
+import { fileName } from './node-name.js';
+import { NodeStorage } from './node-storage.js';
 import type { OptionDeclaration } from './option-table.js';
 
+/** Filters one inside the other in a filename. */
+const MAX_NAMED = 16;
+/** Rule files and the like are small. */
+const MAX_TEXT = 1024 * 1024;
 /** Extents and data files of one chain. */
 const MAX_FILES = 1024;
 
@@ -42,6 +52,8 @@ export interface Session {
   readonly discard: 'ignore' | 'unmap' | undefined;
   /** Device and inode of each layer from the top down to the one being opened. */
   readonly layers: string[];
+  /** Opens an image from its options, with its backing chain. */
+  readonly openImage: (flat: FlatOptions, session: Session, how: OpenHow) => Promise<ImageNode>;
   /** Shared by all that inherit from this session. */
   readonly count: { files: number };
 }
@@ -56,7 +68,8 @@ const NULL_OPTIONS: readonly OptionDeclaration[] = [
   { name: 'read-zeroes', type: 'bool', help: 'return zeroes when read' },
 ];
 
-export const PROTOCOLS = new Set(['file', 'host_device', 'null-co', 'null-aio']);
+/** Drivers whose bytes are a guest's as they are, without a format. */
+export const PROTOCOLS = new Set(['file', 'host_device', 'null-co', 'null-aio', ...filterNames]);
 
 /** Options that any node may have and that nothing here acts on. */
 const IGNORED = ['node-name', 'auto-read-only', 'detect-zeroes'];
@@ -109,7 +122,7 @@ export function refuseRest(flat: FlatOptions, kind: 'format' | 'protocol', drive
 }
 
 /** What a filename means: a path, or options. */
-export function flatFromFilename(filename: string): FlatOptions {
+export function flatFromFilename(filename: string, depth = 0): FlatOptions {
   if (filename.startsWith('json:')) return fromJson(filename.slice('json:'.length));
   const flat = new FlatOptions();
   const protocol = protocolOf(filename);
@@ -120,37 +133,89 @@ export function flatFromFilename(filename: string): FlatOptions {
     flat.set('file.filename', filename.slice('host_device:'.length));
   } else if (protocol === 'null-co' || protocol === 'null-aio') {
     flat.set('file.driver', protocol);
+  } else if (protocol === 'blkdebug' || protocol === 'blkverify') {
+    if (depth >= MAX_NAMED) throw new ImageError('limit', 'A filename names too many filters');
+    setFilter(flat, protocol, filename, depth + 1);
   } else throw new ImageError('invalid', `Unknown protocol '${protocol}'`);
   return flat;
 }
 
-export interface OpenedFile {
-  readonly storage: Storage;
-  readonly path: string | undefined;
-  /** The host file behind it, for locks; undefined for null and the like. */
-  readonly lockable: FileStorage | undefined;
+/** `blkdebug:CONFIG:IMAGE`, where CONFIG may be empty, and `blkverify:RAW:TEST`. */
+function setFilter(
+  flat: FlatOptions,
+  filter: 'blkdebug' | 'blkverify',
+  filename: string,
+  depth: number,
+): void {
+  const [, first, image] = /^\w+:([^:]*):(.*)$/s.exec(filename) ?? [];
+  if (first === undefined || image === undefined) {
+    const needed =
+      filter === 'blkdebug' ? 'both config file and image path' : 'raw copy and original image path';
+    throw new ImageError('invalid', `${filter} requires ${needed}`);
+  }
+  flat.set('file.driver', filter);
+  const inner = flatFromFilename(image, depth);
+  if (filter === 'blkverify') {
+    flat.set('file.raw.filename', first);
+    // The image is probed, where its options say no driver.
+    for (const [key, value] of inner.entries()) flat.set(`file.test.${key}`, value);
+    return;
+  }
+  if (first !== '') flat.set('file.config', first);
+  const child = image.startsWith('json:') ? inner : inner.takeChild('file');
+  for (const [key, value] of child.entries()) flat.set(`file.image.${key}`, value);
 }
 
-export async function openStorage(
-  flat: FlatOptions,
-  session: Session,
-  how: { readonly writable: boolean; readonly reason: OpenReason; readonly exposed?: string },
-): Promise<OpenedFile> {
+export interface OpenedFile {
+  readonly storage: Storage;
+  /** The host file that it comes down to; undefined where there is none, or not one. */
+  readonly path: string | undefined;
+  readonly name: NodeName;
+  /** Host files that are locked for what this one is used for; images below lock their own. */
+  readonly lockables: readonly FileStorage[];
+  /** Opens the file for writing, under these locks, in place of `storage`. */
+  readonly reopen?: (locks: Permissions) => Promise<Storage>;
+}
+
+export interface OpenHow {
+  readonly writable: boolean;
+  readonly reason: OpenReason;
+  /** The name that messages use instead of the file's own. */
+  readonly exposed?: string;
+}
+
+export async function openStorage(flat: FlatOptions, session: Session, how: OpenHow): Promise<OpenedFile> {
   if (++session.count.files > MAX_FILES)
     throw new ImageError('limit', 'The image consists of too many files');
   const driver = flat.takeString('driver') ?? 'file';
+  if (driverNames.includes(driver)) {
+    flat.set('driver', driver);
+    return openNode(flat, session, how);
+  }
   const own = inherit(session, takeGeneric(flat));
   if (driver === 'null-co' || driver === 'null-aio') {
-    const given = flat.takeDeclared(NULL_OPTIONS);
+    const options = flat.takeDeclared(NULL_OPTIONS);
     const storage = new NullStorage({
       driver,
       writable: how.writable,
-      ...(given.size === undefined ? {} : { size: given.size as number }),
-      ...(given['latency-ns'] === undefined ? {} : { latencyNs: given['latency-ns'] as number }),
-      readZeroes: given['read-zeroes'] === true,
+      ...(options.size === undefined ? {} : { size: options.size as number }),
+      ...(options['latency-ns'] === undefined ? {} : { latencyNs: options['latency-ns'] as number }),
+      readZeroes: options['read-zeroes'] === true,
     });
     refuseRest(flat, 'protocol', driver);
-    return { storage, path: undefined, lockable: undefined };
+    const name: NodeName = { plain: storage.filename, options: { driver, ...options }, home: undefined };
+    return { storage, path: undefined, name, lockables: [] };
+  }
+  if (isFilter(driver)) {
+    const filter = await loadFilter(driver);
+    const opened = await filter.open(filterContext(flat, own, how));
+    try {
+      refuseRest(flat, 'protocol', driver);
+      return opened;
+    } catch (error) {
+      await opened.storage.close().catch(() => {});
+      throw error;
+    }
   }
   if (driver !== 'file' && driver !== 'host_device') {
     throw new ImageError('invalid', `Unknown driver '${driver}'`);
@@ -170,17 +235,64 @@ export async function openStorage(
   refuseRest(flat, 'protocol', driver);
   const path = absolutePath(filename, session.context.cwd);
   checkAllowed(path, filename, how.reason, session.context.policy);
-  const storage = await openFile({
+  const options: FileOptions = {
     path,
     filename: how.exposed ?? filename,
     writable: how.writable,
     cache: own.cache,
     ...(own.discard === undefined ? {} : { discard: own.discard }),
     ...(driver === 'host_device' ? { driver } : {}),
+  };
+  const storage = await openFile({
+    ...options,
     // What it will be used for is known when its format is.
     locks: locking === 'off' ? undefined : { uses: NO_PERMISSIONS, shares: ALL_PERMISSIONS },
   });
-  return { storage, path, lockable: storage };
+  const reopen = (locks: Permissions) =>
+    reopenFile(storage, { ...options, create: 'no', writable: true, locks });
+  return { storage, path, name: fileName(driver, storage.filename), lockables: [storage], reopen };
+}
+
+/** An image as the storage of another node. It has its own locks, and its backing chain whatever was asked of the one above. */
+async function openNode(flat: FlatOptions, session: Session, how: OpenHow): Promise<OpenedFile> {
+  const inner = { ...session, options: { ...session.options, noBacking: false } };
+  const image = await session.openImage(flat, inner, how);
+  return {
+    storage: new NodeStorage(image),
+    path: image.path,
+    name: image.name,
+    lockables: [],
+    reopen: async () => new NodeStorage(await image.reopenWritable()),
+  };
+}
+
+function filterContext(flat: FlatOptions, session: Session, how: OpenHow): FilterContext {
+  const { exposed: _, ...rest } = how;
+  return {
+    flat,
+    writable: how.writable,
+    unsafe: session.cache === 'unsafe',
+    async openChild(child, { strict = false } = {}) {
+      const reference = flat.takeString(child);
+      if (reference !== undefined) {
+        throw new ImageError('invalid', `Cannot find device='${reference}' nor node-name='${reference}'`);
+      }
+      const options = flat.takeChild(child);
+      if (options.empty) {
+        throw new ImageError('invalid', `A block device must be specified for "${child}"`);
+      }
+      if (options.has('driver')) return openStorage(options, session, rest);
+      if (options.hasChild('file')) return openNode(options, session, rest);
+      if (strict) throw new ImageError('invalid', 'Must specify either driver or file');
+      return openStorage(options, session, rest);
+    },
+    async readText(filename) {
+      const path = absolutePath(filename, session.context.cwd);
+      checkAllowed(path, filename, how.reason, session.context.policy);
+      if (statSync(path).size > MAX_TEXT) throw new ImageError('limit', errnoText('EFBIG'), { path });
+      return readFileSync(path, 'utf8');
+    },
+  };
 }
 
 /** The identity of a host file: two names of one file are one image. */
@@ -195,17 +307,16 @@ export function identity(path: string): string | undefined {
 
 /** Locks an opened file for what it will be used for. Throws `locked`. */
 export function lock(opened: OpenedFile, role: FileRole, writable: boolean, session: Session): void {
-  const locks = opened.lockable?.locks;
-  if (locks === undefined) return;
+  const files = opened.lockables.filter((file) => file.locks !== undefined);
+  if (files.length === 0) return;
   const { resize = false, metadataOnly = false, stable = false } = session.options;
-  locks.setPermissions(
-    permissionsFor({
-      role,
-      writable,
-      resize: resize && writable,
-      forceShare: session.forceShare,
-      metadataOnly,
-      stable: stable && session.layers.length === 0,
-    }),
-  );
+  const permissions = permissionsFor({
+    role,
+    writable,
+    resize: resize && writable,
+    forceShare: session.forceShare,
+    metadataOnly,
+    stable: stable && session.layers.length === 0,
+  });
+  for (const file of files) file.locks!.setPermissions(permissions);
 }

@@ -2,15 +2,19 @@
  * Opening an image: options to storages to format nodes to chains. Every file that is opened on the way passes the gate,
  * takes QEMU's locks, and counts against the chain's limits.
  */
+import { isAbsolute } from 'node:path';
 import type { ImageRef } from '../../protocol/commands/common.js';
 import { hostError, ImageError } from '../error.js';
 import { loadDriver } from '../formats/index.js';
 import type { OperationContext } from '../operations/context.js';
+import { permissionsFor } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import type { FormatDriver, FormatNode } from './driver.js';
 import { FlatOptions, fromOptionString, protocolOf } from './flat-options.js';
 import { type OpenReason, relativeTo } from './gate.js';
-import { ImageNode } from './image.js';
+import { ImageNode, type NodeName } from './image.js';
+import { imageName } from './node-name.js';
+import { NodeStorage } from './node-storage.js';
 import {
   flatFromFilename,
   identity,
@@ -106,21 +110,45 @@ async function openLayer(
           "         Specify the 'raw' format explicitly to remove the restrictions.\n",
       });
     }
-    format = await driver.open({
-      file,
-      writable,
-      options: flat.takeDeclared(driver.openOptions),
-      forCheck: options.forCheck ?? false,
-      metadataOnly: options.metadataOnly ?? false,
-      openChild: (child, recorded, childHow) =>
-        openChildFile(flat, filename, child, recorded, scope, childHow?.writable ?? writable),
-      warn: (text) => context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n` }),
-    });
-    const backing = await openBacking(flat, format, filename, {
+    const openFormat = async (storage: Storage, from: FlatOptions, forWriting: boolean) => {
+      const node = await driver.open({
+        file: storage,
+        writable: forWriting,
+        options: from.takeDeclared(driver.openOptions),
+        forCheck: options.forCheck ?? false,
+        metadataOnly: options.metadataOnly ?? false,
+        openChild: (child, recorded, childHow) =>
+          openChildFile(from, opened.name, child, recorded, scope, childHow?.writable ?? forWriting),
+        warn: (text) => context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n` }),
+      });
+      if (bareProtocol || storage.driver !== 'blkdebug') return node;
+      return (await import('./filters/events.js')).withEvents(node, storage);
+    };
+    const name = bareProtocol
+      ? opened.name
+      : imageName(driver.name, opened.name, flat, file instanceof NodeStorage);
+    const again = writable ? undefined : new FlatOptions(flat.entries());
+    const reading = await openFormat(file, flat, writable);
+    format = reading;
+    const backing = await openBacking(flat, format, filename, opened.name, {
       ...scope,
       layers: id === undefined ? scope.layers : [...scope.layers, id],
     });
     refuseRest(flat, 'format', driver.name);
+    const reopen = async () => {
+      const role = isRaw ? 'raw-data' : 'format-metadata';
+      const storage = await opened.reopen!(permissionsFor({ role, writable: true, resize: true }));
+      try {
+        // What the format opened itself goes first: its locks would be in the way of the new ones.
+        await reading.close();
+        const guard = probed && isRaw ? await rawGuard(storage.filename, storage.size) : undefined;
+        const writing = await openFormat(storage, new FlatOptions(again!.entries()), true);
+        return { format: writing, file: storage, guardStart: guard };
+      } catch (error) {
+        await storage.close().catch(() => {});
+        throw error;
+      }
+    };
     return new ImageNode({
       filename,
       path: opened.path,
@@ -129,7 +157,9 @@ async function openLayer(
       file,
       backing,
       writable,
+      name,
       guardStart,
+      reopen: again === undefined || opened.reopen === undefined ? undefined : reopen,
     });
   } catch (error) {
     await format?.close().catch(() => {});
@@ -140,7 +170,7 @@ async function openLayer(
 
 async function openChildFile(
   flat: FlatOptions,
-  imageName: string,
+  image: NodeName,
   child: string,
   recorded: string | undefined,
   session: Session,
@@ -153,7 +183,7 @@ async function openChildFile(
     childOptions = flat.takeChild(child);
   } else if (recorded !== undefined) {
     reason = 'child';
-    exposed = relativeTo(imageName, recorded);
+    exposed = placed(image, recorded);
     childOptions = flatFromFilename(exposed).takeChild('file');
   } else return undefined;
   const opened = await openStorage(childOptions, session, {
@@ -174,6 +204,7 @@ async function openBacking(
   flat: FlatOptions,
   format: FormatNode,
   imageName: string,
+  file: NodeName,
   session: Session,
 ): Promise<ImageNode | undefined> {
   const given = flat.hasChild('backing');
@@ -191,10 +222,10 @@ async function openBacking(
   if (session.layers.length >= MAX_CHAIN) {
     throw new ImageError('limit', `The backing chain of '${imageName}' has more than ${MAX_CHAIN} layers`);
   }
-  const name = recorded === undefined ? '' : backingPath(imageName, recorded.filename);
+  const options = flat.takeChild('backing');
+  const named = recorded !== undefined && !options.hasChild('file') && !options.has('filename');
+  const name = named ? placed(file, recorded.filename) : (recorded?.filename ?? '');
   try {
-    const options = flat.takeChild('backing');
-    const named = recorded !== undefined && !options.hasChild('file') && !options.has('filename');
     if (named) {
       for (const [key, value] of flatFromFilename(name).entries()) {
         if (!options.has(key)) options.set(key, value);
@@ -209,6 +240,19 @@ async function openBacking(
   } catch (error) {
     throw hostError('Could not open backing file', error);
   }
+}
+
+/** The full name of a file that an image names, or undefined where relative names have no folder to belong to. */
+export function recordedPath({ home }: NodeName, recorded: string): string | undefined {
+  if (home !== undefined) return backingPath(home, recorded);
+  const full = isAbsolute(recorded) || recorded.startsWith('json:') || protocolOf(recorded) !== undefined;
+  return full ? recorded : undefined;
+}
+
+function placed(image: NodeName, recorded: string): string {
+  const path = recordedPath(image, recorded);
+  if (path !== undefined) return path;
+  throw new ImageError('invalid', `Cannot generate a base directory for ${image.options.driver} nodes`);
 }
 
 /** The full name of a backing file, as `info` shows it: relative names belong to the image's folder. */
@@ -239,6 +283,8 @@ export async function openImage(
     forceShare: ref['force-share'] ?? options.forceShare ?? false,
     layers: [],
     discard: undefined,
+    openImage: (flat, inner, how) =>
+      openLayer(flat, filenameIn(flat) ?? '', inner, { ...how, format: undefined }),
     count: { files: 0 },
   };
   try {
@@ -260,10 +306,14 @@ export async function openImage(
 /** The file an image's relative names are relative to: the filename, or the one inside the options. */
 function namedFile(ref: ImageRef, flat: FlatOptions): string {
   if (ref['image-opts'] === undefined && !ref.filename!.startsWith('json:')) return ref.filename!;
+  return filenameIn(flat) ?? ref.filename ?? ref['image-opts']!;
+}
+
+function filenameIn(flat: FlatOptions): string | undefined {
   for (const [key, value] of flat.entries()) {
     if ((key === 'filename' || key === 'file.filename') && typeof value === 'string') return value;
   }
-  return ref.filename ?? ref['image-opts']!;
+  return undefined;
 }
 
 export type { OpenOptions } from './open-storage.js';

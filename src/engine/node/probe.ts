@@ -1,4 +1,5 @@
 /** Which format a file is: the driver with the highest score wins, raw if no other claims it. */
+import { hostError } from '../error.js';
 import { driverNames, loadDriver } from '../formats/index.js';
 import type { Storage } from '../storage/storage.js';
 import type { FormatDriver } from './driver.js';
@@ -25,7 +26,11 @@ async function winner(head: Uint8Array, filename: string, size: number): Promise
 /** Reads the start of the storage and asks the drivers. */
 export async function probe(file: Storage): Promise<FormatDriver> {
   const head = Buffer.alloc(PROBE_SIZE);
-  await file.read(0, head);
+  try {
+    await file.read(0, head);
+  } catch (error) {
+    throw hostError('Could not read image for determining its format', error);
+  }
   return winner(head, file.filename, file.size);
 }
 

@@ -5,11 +5,15 @@ import { splitOptions } from '../../protocol/options.js';
 import { hostError, ImageError } from '../error.js';
 import { loadDriver } from '../formats/index.js';
 import type { SnapshotInfo } from '../node/driver.js';
+import { absolutePath } from '../node/gate.js';
 import type { ImageNode } from '../node/image.js';
-import { displayName, openImage } from '../node/open.js';
+import { backingPath, openImage } from '../node/open.js';
+import { identity } from '../node/open-storage.js';
+import { checkBitmaps, checkBitmapTarget, copyBitmaps } from './bitmap.js';
 import type { OperationContext } from './context.js';
-import { type CopySource, concatenated, copy, imageSource } from './copy.js';
-import { checkCreateSpec, createImage } from './create.js';
+import { type CopySource, concatenated, copy, imageSource, type Salvage } from './copy.js';
+import { checkCreateSpec, consistsOf, createImage } from './create.js';
+import { creatablePath } from './create-options.js';
 
 const DEFAULT_PARALLEL = 4;
 const DEFAULT_SPARSE = 4096;
@@ -64,6 +68,8 @@ export async function convert(
       opened.push(image);
       sources.push(image);
     }
+    const bitmapSource = params.bitmaps === true ? sources[0]! : undefined;
+    if (bitmapSource !== undefined) checkBitmaps(bitmapSource, params['skip-broken-bitmaps'] === true);
     if (params.snapshot !== undefined) {
       if (sources.length > 1)
         throw new ImageError('invalid', 'No support for concatenating multiple snapshot');
@@ -72,14 +78,16 @@ export async function convert(
     await checkTarget(params);
     const size = totalSize(sources);
     const create = params.create ?? true;
-    if (create) created = await createTarget(params, size, context);
+    if (create) created = await createTarget(sources, params, size, context);
     const target = await openImage(
       { ...params.target, format: create ? (params.target.format ?? 'raw') : params.target.format },
       { writable: true, cache: params.target.cache ?? 'writeback' },
       context,
     );
     opened.push(target);
+    if (bitmapSource !== undefined) checkBitmapTarget(target);
     const totals = await copyInto(sources, target, params, context);
+    if (bitmapSource !== undefined) await copyBitmaps(bitmapSource, target, context);
     await target.flush();
     const result = { size: target.size, ...totals };
     await closeAll(opened);
@@ -89,6 +97,34 @@ export async function convert(
     await closeAll(opened).catch(() => {});
     if (params['keep-failed'] !== true) created.forEach(remove);
     throw error;
+  }
+}
+
+/**
+ * The target must not be made out of a source, or of its own backing file: creating it empties it. Locks see to the former,
+ * but not where the source is opened without (`-U`, `locking=off`): then it is refused in the same words. To the latter they
+ * would come too late.
+ */
+function checkApart(
+  sources: readonly ImageNode[],
+  params: ImageConvertParams,
+  { cwd }: OperationContext,
+): void {
+  const filename = params.target.filename!;
+  const path = absolutePath(creatablePath(filename), cwd);
+  const shared = params.sources.some((ref, index) => {
+    const locked = ref['force-share'] !== true && ref.filename?.startsWith('json:') === false;
+    return !locked && consistsOf(sources[index]!, path);
+  });
+  if (shared) {
+    const hint = `Is another process using the image [${filename}]?`;
+    throw new ImageError('locked', 'Failed to get "write" lock', { path: filename, operation: 'lock', hint });
+  }
+  const backing = params.backing ?? params.options?.backing_file;
+  if (typeof backing !== 'string' || backing === '') return;
+  const below = identity(absolutePath(backingPath(filename, backing), cwd));
+  if (below !== undefined && below === identity(path)) {
+    throw new ImageError('invalid', `'${filename}' cannot be its own backing file`, { path: filename });
   }
 }
 
@@ -106,6 +142,7 @@ function remove(path: string): void {
 
 /** Creates the target; gives the files that were not there before. */
 async function createTarget(
+  sources: readonly ImageNode[],
   params: ImageConvertParams,
   size: number,
   context: OperationContext,
@@ -132,6 +169,7 @@ async function createTarget(
     throw new ImageError('invalid', 'Use of backing file requires explicit backing format');
   }
   try {
+    checkApart(sources, params, context);
     return (await createImage(spec, context)).created;
   } catch (error) {
     throw hostError(`${spec.filename}: error while converting ${format}`, error);
@@ -152,37 +190,40 @@ async function copyInto(
   if (compress && target.format.pack === undefined) {
     throw new ImageError('unsupported', 'Compression not supported for this file format');
   }
-  const backed = target.backing !== undefined;
+  // An existing target may have a backing file that is none of the source's: only `-B` says that their bytes are the same.
+  const named = params.backing !== undefined || params.options?.backing_file !== undefined;
+  const backed = named && target.backing !== undefined;
   const sparse = params['sparse-size'] ?? DEFAULT_SPARSE;
   const targetIsZero =
-    !backed && ((create && target.format.startsAsZero) || params['target-is-zero'] === true);
+    target.backing === undefined &&
+    ((create && target.format.startsAsZero) || params['target-is-zero'] === true);
   const copied: CopySource[] = sources.map((image) => imageSource(image, backed, target.backing?.size ?? 0));
   if (params['rate-limit'] !== undefined) context.setRate(params['rate-limit']);
-  try {
-    return await copy(
-      concatenated(copied),
-      target,
-      {
-        parallel: params.parallel ?? DEFAULT_PARALLEL,
-        outOfOrder: params['out-of-order'] ?? false,
-        sparse,
-        targetIsZero,
-        compress,
-        salvage:
-          params.salvage === true
-            ? (at, error) =>
-                context.output({
-                  stream: 'stderr',
-                  text: `qemu-img: warning: error while reading offset ${at}: ${reason(error)}\n`,
-                })
-            : undefined,
-      },
-      context,
-    );
-  } catch (error) {
-    if (error instanceof ImageError && error.kind === 'cancelled') throw error;
-    throw hostError(`error while converting '${displayName(params.target)}'`, error);
-  }
+  return copy(
+    concatenated(copied),
+    target,
+    {
+      parallel: params.parallel ?? DEFAULT_PARALLEL,
+      outOfOrder: params['out-of-order'] ?? false,
+      sparse,
+      targetIsZero,
+      compress,
+      salvage: params.salvage === true ? salvageWarnings(context) : undefined,
+    },
+    context,
+  );
+}
+
+function salvageWarnings(context: OperationContext): Salvage {
+  const warn = (what: string, at: number, error: unknown) =>
+    context.output({
+      stream: 'stderr',
+      text: `qemu-img: warning: error while reading ${what} ${at}: ${reason(error)}\n`,
+    });
+  return {
+    unreadable: (at, error) => warn('offset', at, error),
+    unknown: (at, error) => warn('block status at offset', at, error),
+  };
 }
 
 function reason(error: unknown): string {

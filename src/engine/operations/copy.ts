@@ -5,15 +5,16 @@
  * so that writes cover whole clusters of the target. Reads of windows overlap; writes are started in guest order, so that
  * a new image comes out in that order, unless `outOfOrder`.
  */
-import { ImageError } from '../error.js';
+import { ImageError, toImageError } from '../error.js';
 import type { ChainExtent, ImageNode } from '../node/image.js';
 import { all } from '../node/image.js';
 import type { MaybePromise, Range } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
-import { isZero, zeroRuns } from './zeros.js';
+import { isZero, knownRuns, zeroRuns } from './zeros.js';
 
 const SECTOR = 512;
-const WINDOW = 2 * 1024 * 1024;
+/** Few windows in flight of a size that the processor's caches hold: twice or four times as much was slower. */
+const WINDOW = 1024 * 1024;
 /** Compressed writing keeps fewer bytes a window: what is being compressed at once is bounded by windows in flight. */
 const PACKED_WINDOW = 512 * 1024;
 
@@ -23,13 +24,23 @@ export type CopyKind = 'data' | 'zero' | 'skip';
 export interface SourceRun {
   readonly kind: CopyKind;
   readonly length: number;
-  /** Fills `into` (of `length` bytes or fewer from the run's start); absent where kind is not `data`. */
+  /** Fills `into` (of `length` bytes or fewer from the run's start); where absent, the run reads as zeros. */
   readonly read?: (into: Buffer) => Promise<void>;
 }
 
 export interface CopySource {
   readonly size: number;
   run(range: Range): MaybePromise<SourceRun>;
+  /** Fills `into` from offset `at`, whatever kind of run is there: needed where it is to be salvaged. */
+  read?(at: number, into: Buffer): Promise<void>;
+}
+
+/** What is told of a source that is salvaged, by guest offset: sectors that cannot be read, or that cannot be looked up. */
+export interface Salvage {
+  /** Zeros take the sector's place. */
+  unreadable(at: number, error: unknown): void;
+  /** The sector is taken for data. */
+  unknown(at: number, error: unknown): void;
 }
 
 export interface CopyOptions {
@@ -41,8 +52,10 @@ export interface CopyOptions {
   /** Ranges that are not written read as zeros in the target already. */
   readonly targetIsZero: boolean;
   readonly compress: boolean;
-  /** Told of each sector (by its guest offset) that could not be read: zeros take its place. Absent: errors end the copy. */
-  readonly salvage?: ((at: number, error: unknown) => void) | undefined;
+  /** True: data is written as it is; only what the source says is zeros becomes zeros. */
+  readonly keepData?: boolean;
+  /** Absent: errors of the source end the copy. */
+  readonly salvage?: Salvage | undefined;
 }
 
 export interface CopyTotals {
@@ -63,9 +76,18 @@ export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize:
     if (extent?.kind === 'packed') return { kind: 'data', length, read: (into) => extent.read(into) };
     return { kind: 'zero', length };
   };
+  const read = async (at: number, into: Buffer) => {
+    const found = await Promise.resolve()
+      .then(() => image.status({ at, length: into.byteLength }))
+      .catch(() => undefined);
+    const refused = found && image.unreadable(found);
+    if (refused !== undefined) throw refused;
+    await image.read(at, into);
+  };
   if (!aboveBacking) {
     return {
       size: image.size,
+      read,
       run(range) {
         const found = image.status(range);
         return found instanceof Promise ? found.then(toRun) : toRun(found);
@@ -74,12 +96,15 @@ export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize:
   }
   return {
     size: image.size,
+    read,
     async run(range) {
       // What lies past the target's backing file reads as zeros there too: nothing to hide.
       const past = range.at >= backedSize;
       const length = past ? range.length : Math.min(range.length, backedSize - range.at);
       const extent = await image.format.map({ at: range.at, length });
-      if (extent.kind === 'backing') return { kind: 'skip', length: extent.length };
+      if (extent.kind === 'backing') {
+        return { kind: 'skip', length: extent.length, read: (into) => image.read(range.at, into) };
+      }
       if (extent.kind === 'zero') return { kind: past ? 'skip' : 'zero', length: extent.length };
       return toRun({ kind: extent.kind, length: extent.length, depth: 0, layer: image, extent });
     },
@@ -95,14 +120,49 @@ export function concatenated(sources: readonly CopySource[]): CopySource {
     starts.push(size);
     size += source.size;
   }
+  const indexAt = (at: number): number => {
+    let index = starts.length - 1;
+    while (starts[index]! > at) index--;
+    return index;
+  };
   return {
     size,
     run(range) {
-      let index = starts.length - 1;
-      while (starts[index]! > range.at) index--;
+      const index = indexAt(range.at);
       const source = sources[index]!;
       const at = range.at - starts[index]!;
       return source.run({ at, length: Math.min(range.length, source.size - at) });
+    },
+    async read(at, into) {
+      for (let done = 0; done < into.byteLength; ) {
+        const index = indexAt(at + done);
+        const source = sources[index]!;
+        const start = at + done - starts[index]!;
+        const part = into.subarray(done, done + source.size - start);
+        await source.read!(start, part);
+        done += part.byteLength;
+      }
+    },
+  };
+}
+
+/** The same source, where what cannot be looked up is narrowed down to single sectors and taken for data. */
+function salvaged(source: CopySource, { unknown }: Salvage): CopySource {
+  return {
+    size: source.size,
+    read: (at, into) => source.read!(at, into),
+    async run({ at, length }) {
+      for (let asked = length; ; ) {
+        try {
+          return await source.run({ at, length: asked });
+        } catch (error) {
+          if (asked <= SECTOR) {
+            unknown(at, error);
+            return { kind: 'data', length: asked, read: (into) => source.read!(at, into) };
+          }
+          asked = Math.max(SECTOR, Math.floor(asked / 2 / SECTOR) * SECTOR);
+        }
+      }
     },
   };
 }
@@ -142,7 +202,7 @@ class Copy {
   #failed = false;
 
   constructor(source: CopySource, target: ImageNode, options: CopyOptions, context: OperationContext) {
-    this.#source = source;
+    this.#source = options.salvage === undefined ? source : salvaged(source, options.salvage);
     this.#target = target;
     this.#options = options;
     this.#context = context;
@@ -153,9 +213,23 @@ class Copy {
 
   async run(): Promise<CopyTotals> {
     this.#report();
-    await all(Array.from({ length: this.#options.parallel }, () => this.#worker()));
+    const { salvage, parallel } = this.#options;
+    if (salvage !== undefined) await this.#survey();
+    // A source that fails is read in order, and its failures are told in order.
+    await all(Array.from({ length: salvage === undefined ? parallel : 1 }, () => this.#worker()));
     if (this.#failed) throw this.#failure;
     return this.totals;
+  }
+
+  /** Looks everything up once before anything is copied, as the reference does: what is wrong there is told first. */
+  async #survey(): Promise<void> {
+    const { size } = this.#source;
+    for (let at = 0; at < size; ) {
+      if (this.#context.signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
+      const pause = this.#context.pace(0);
+      if (pause !== undefined) await pause;
+      at += (await this.#run({ at, length: size - at })).length;
+    }
   }
 
   #fail(error: unknown): void {
@@ -209,7 +283,7 @@ class Copy {
     const { size } = this.#source;
     while (this.#position < size && !this.#failed) {
       const at = this.#position;
-      const asked = this.#source.run({ at, length: size - at });
+      const asked = this.#run({ at, length: size - at });
       const run = asked instanceof Promise ? await asked : asked;
       if (run.kind === 'data' || (run.kind === 'zero' && this.#options.sparse === 0))
         return this.#planWindow(at, run);
@@ -222,12 +296,33 @@ class Copy {
         this.totals.zeros += whole;
         this.#finished(whole);
       } else {
-        this.#position = at + run.length;
-        this.#finished(run.length);
+        const whole = this.#wholeSkipped(at, run.length);
+        if (whole === 0) return this.#planWindow(at, run);
+        this.#position = at + whole;
+        this.#finished(whole);
       }
       if (this.#context.signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
     }
     return [undefined, 0];
+  }
+
+  #run(range: Range): MaybePromise<SourceRun> {
+    const told = (error: unknown): never => {
+      throw failed('status', range.at, error);
+    };
+    try {
+      const asked = this.#source.run(range);
+      return asked instanceof Promise ? asked.catch(told) : asked;
+    } catch (error) {
+      return told(error);
+    }
+  }
+
+  /** The same write, whose failure tells the place. */
+  #put(at: number, writing: Promise<void>): Promise<void> {
+    return writing.catch((error: unknown) => {
+      throw failed('write', at, error);
+    });
   }
 
   /** How much of a zero run at `at` ends on a block boundary (or the image's end). */
@@ -236,6 +331,15 @@ class Copy {
     if (end >= this.#source.size) return length;
     if (at % this.#block !== 0) return 0;
     return Math.max(0, end - (end % this.#block) - at);
+  }
+
+  /** How much of a run that need not be copied can be left out: compressed units are written whole or not at all. */
+  #wholeSkipped(at: number, length: number): number {
+    if (!this.#options.compress) return length;
+    const { unit } = this.#target.format.pack!;
+    const end = at + length;
+    if (at % unit !== 0) return 0;
+    return end >= this.#source.size ? length : length - (end % unit);
   }
 
   async #planWindow(at: number, first: SourceRun): Promise<[Window, number]> {
@@ -248,9 +352,9 @@ class Copy {
       pieces.push({ offset: position - at, run: length === run.length ? run : { ...run, length } });
       position += length;
       if (position >= stop) break;
-      const asked = this.#source.run({ at: position, length: stop - position });
+      const asked = this.#run({ at: position, length: stop - position });
       run = asked instanceof Promise ? await asked : asked;
-      if (run.kind === 'skip') break;
+      if (run.kind === 'skip' && this.#wholeSkipped(position, run.length) > 0) break;
     }
     this.#position = position;
     return [{ at, length: position - at, pieces }, this.#sequence++];
@@ -266,7 +370,7 @@ class Copy {
         reads.push(
           this.#options.salvage === undefined
             ? reading.catch((error) => {
-                throw readError(error, window.at + offset);
+                throw failed('read', window.at + offset, error);
               })
             : reading.catch(() => this.#salvage(window.at + offset, part)),
         );
@@ -281,12 +385,10 @@ class Copy {
     for (let done = 0; done < part.byteLength; done += SECTOR) {
       const sector = part.subarray(done, Math.min(part.byteLength, done + SECTOR));
       try {
-        const run = await this.#source.run({ at: at + done, length: sector.byteLength });
-        if (run.read === undefined) sector.fill(0);
-        else await run.read(sector);
+        await this.#source.read!(at + done, sector);
       } catch (error) {
         sector.fill(0);
-        this.#options.salvage!(at + done, error);
+        this.#options.salvage!.unreadable(at + done, error);
       }
     }
   }
@@ -306,19 +408,21 @@ class Copy {
 
   async #zeros(at: number, length: number): Promise<void> {
     if (this.#options.targetIsZero || length === 0) return;
-    await this.#target.zero({ at, length }, { unmap: true });
+    await this.#put(at, this.#target.zero({ at, length }, { unmap: true }));
   }
 
   async #write(window: Window, buffer: Buffer): Promise<void> {
     const { at, length } = window;
     if (this.#options.sparse === 0) {
       this.totals.written += length;
-      return this.#target.write(at, buffer.subarray(0, length));
+      return this.#put(at, this.#target.write(at, buffer.subarray(0, length)));
     }
     const known = window.pieces
       .filter(({ run }) => run.kind === 'zero')
       .map(({ offset, run }) => ({ start: offset, end: offset + run.length }));
-    const runs = zeroRuns(buffer, length, at, this.#block, this.#options.sparse, known);
+    const runs = this.#options.keepData
+      ? knownRuns(length, at, this.#block, known)
+      : zeroRuns(buffer, length, at, this.#block, this.#options.sparse, known);
     const work: Promise<void>[] = [];
     for (const run of runs) {
       const bytes = run.end - run.start;
@@ -327,7 +431,8 @@ class Copy {
         if (!this.#options.targetIsZero) work.push(this.#zeros(at + run.start, bytes));
       } else {
         this.totals.written += bytes;
-        work.push(this.#target.write(at + run.start, buffer.subarray(run.start, run.end)));
+        const start = at + run.start;
+        work.push(this.#put(start, this.#target.write(start, buffer.subarray(run.start, run.end))));
       }
     }
     if (work.length === 1) await work[0];
@@ -342,13 +447,16 @@ class Copy {
     for (let offset = 0; offset < window.length; offset += pack.unit) {
       let bytes = buffer.subarray(offset, Math.min(window.length, offset + pack.unit));
       const zero = this.#options.sparse !== 0 && isZero(bytes, 0, bytes.byteLength);
-      if (!zero && bytes.byteLength < pack.unit) {
+      const short = bytes.byteLength < pack.unit;
+      // The end of a source inside a unit of a larger target: the rest of that unit stays as it is.
+      const kept = short && window.at + offset + bytes.byteLength < this.#target.size;
+      if (!zero && short && !kept) {
         // The image's last, incomplete unit is stored whole.
         bytes = Buffer.concat([bytes, Buffer.alloc(pack.unit - bytes.byteLength)]);
       }
       const unit: PackedUnit = { at: window.at + offset, bytes, zero, stored: undefined };
       units.push(unit);
-      if (!zero) {
+      if (!zero && !kept) {
         work.push(
           pack.compress(bytes).then((stored) => {
             unit.stored = stored;
@@ -369,8 +477,8 @@ class Copy {
         continue;
       }
       this.totals.written += length;
-      if (stored === undefined) await this.#target.write(at, bytes.subarray(0, length));
-      else await this.#target.writePacked(at, stored);
+      if (stored === undefined) await this.#put(at, this.#target.write(at, bytes.subarray(0, length)));
+      else await this.#put(at, this.#target.writePacked(at, stored));
     }
   }
 
@@ -390,14 +498,16 @@ class Copy {
   }
 }
 
-function readError(error: unknown, at: number): ImageError {
-  const cause = error instanceof ImageError ? error : undefined;
-  return new ImageError(
-    cause?.kind ?? 'io',
-    `error while reading at byte ${at}: ${cause?.message ?? String(error)}`,
-    { ...cause?.context, offset: at, operation: 'read' },
-    error,
-  );
+const FAILED = {
+  read: 'error while reading at byte',
+  status: 'error while reading block status at offset',
+  write: 'error while writing at byte',
+} as const;
+
+function failed(operation: keyof typeof FAILED, at: number, error: unknown): ImageError {
+  const cause = toImageError(error);
+  const text = `${FAILED[operation]} ${at}: ${cause.message}`;
+  return new ImageError(cause.kind, text, { ...cause.context, offset: at, operation }, error);
 }
 
 /** Copies the whole source into the target, from guest offset 0. The caller flushes. */

@@ -5,8 +5,11 @@ import type { ImageCreateParams, ImageCreateResult } from '../../protocol/comman
 import { ImageError } from '../error.js';
 import type { FormatDriver } from '../node/driver.js';
 import { absolutePath, checkAllowed, relativeTo } from '../node/gate.js';
+import type { ImageNode } from '../node/image.js';
 import { backingPath, openImage } from '../node/open.js';
+import { identity } from '../node/open-storage.js';
 import { openFile } from '../storage/file.js';
+import { FileStorage } from '../storage/file-storage.js';
 import { permissionsFor } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
@@ -21,7 +24,7 @@ import {
 } from './create-options.js';
 
 /** QEMU's formats and protocols: what a backing file that is not looked at may be said to be. */
-const QEMU_FORMATS: ReadonlySet<string> = new Set([
+export const QEMU_FORMATS: ReadonlySet<string> = new Set([
   ...[
     'blkdebug',
     'blklogwrites',
@@ -180,6 +183,23 @@ function removeFile(path: string): void {
   }
 }
 
+/** True where the file at `path` (absolute), by whatever name, is one of those that the image and its chain are made of. */
+export function consistsOf(image: ImageNode, path: string): boolean {
+  const id = identity(path);
+  if (id === undefined) return false;
+  for (let layer: ImageNode | undefined = image; layer !== undefined; layer = layer.backing) {
+    if (layer.path !== undefined && identity(layer.path) === id) return true;
+    for (const child of layer.format.children.values()) {
+      if (child instanceof FileStorage && `${child.identity.device}:${child.identity.inode}` === id)
+        return true;
+    }
+  }
+  return false;
+}
+
+/** The new image would take the place of its own backing file, or of one below that. */
+const SAME_NAME = 'Error: Trying to create an image with the same filename as the backing file';
+
 /**
  * Opens the backing file of an image to be, to learn its size.
  *
@@ -202,6 +222,9 @@ async function backingSize(
     throw error instanceof ImageError ? withoutName(error, full) : error;
   });
   try {
+    if (consistsOf(image, absolutePath(creatablePath(filename), context.cwd))) {
+      throw new ImageError('invalid', SAME_NAME);
+    }
     if (format !== undefined) return image.size;
     throw new ImageError('invalid', 'Backing file specified without backing format', {
       hint: `Detected format of ${image.driver.name}.`,
@@ -251,12 +274,7 @@ async function createNamed(params: ImageCreateParams, context: OperationContext)
   const backing = given.backing_file as string | undefined;
   if (backing !== undefined) {
     if (backing === '') throw new ImageError('invalid', 'Expected backing file name, got empty string');
-    if (backing === filename) {
-      throw new ImageError(
-        'invalid',
-        'Error: Trying to create an image with the same filename as the backing file',
-      );
-    }
+    if (backing === filename) throw new ImageError('invalid', SAME_NAME);
     if (params['no-backing-check'] !== true) {
       const size = await backingSize(filename, options, context);
       given.size ??= size;

@@ -1,11 +1,15 @@
 /** image-info: what an image is, without looking at its guest's bytes. */
 import type { ImageRef } from '../../protocol/commands/common.js';
 import type { ImageInfo, ImageInfoParams, ImageInfoResult } from '../../protocol/commands/image-info.js';
+import type { SnapshotInfo as DescribedSnapshot } from '../../protocol/commands/image-snapshot.js';
 import { ImageError } from '../error.js';
 import type { SnapshotInfo } from '../node/driver.js';
 import { fromJson, fromOptionString } from '../node/flat-options.js';
 import type { ImageNode } from '../node/image.js';
-import { backingPath, openImage } from '../node/open.js';
+import { shownName } from '../node/node-name.js';
+import { NodeStorage, toldBelow } from '../node/node-storage.js';
+import { openImage, recordedPath } from '../node/open.js';
+import { PROTOCOLS } from '../node/open-storage.js';
 import type { FileStorage } from '../storage/file.js';
 import type { Storage } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
@@ -14,8 +18,6 @@ import type { OperationContext } from './context.js';
 const SECTOR = 512;
 /** No sane chain is longer; names that grow with every layer never repeat. */
 const MAX_CHAIN = 256;
-
-const PROTOCOLS: ReadonlySet<string> = new Set(['file', 'host_device', 'null-co', 'null-aio']);
 
 /** Whether the caller named a protocol where others name a format: the file itself is the image then. */
 function namesProtocol(ref: ImageRef): boolean {
@@ -31,14 +33,23 @@ function namesProtocol(ref: ImageRef): boolean {
   return typeof driver === 'string' && PROTOCOLS.has(driver);
 }
 
-/** What the reference tells of a protocol node. */
+/** What the reference tells of a node that is no image's format: a protocol, or a filter. */
 async function storageInfo(storage: Storage): Promise<ImageInfo> {
+  if (storage instanceof NodeStorage) return imageInfo(storage.image);
+  const actual = await storage.allocated();
   const info: ImageInfo = {
     filename: storage.filename,
     format: storage.driver,
     'virtual-size': Math.ceil(storage.size / SECTOR) * SECTOR,
-    'actual-size': await storage.allocated(),
+    ...(actual === undefined ? {} : { 'actual-size': actual }),
   };
+  if (storage.children !== undefined) {
+    const { clusterSize, dirty } = await toldBelow(storage);
+    if (clusterSize !== undefined) info['cluster-size'] = clusterSize;
+    if (dirty !== undefined) info['dirty-flag'] = dirty;
+    info.children = await childrenOf(storage.children);
+    return info;
+  }
   if (isHostFile(storage)) {
     info['dirty-flag'] = false;
     info['format-specific'] = { type: 'file', data: {} };
@@ -52,7 +63,8 @@ function isHostFile(storage: Storage): boolean {
   return storage.driver === 'file' || storage.driver === 'host_device';
 }
 
-function snapshotInfo(snapshot: SnapshotInfo): Record<string, unknown> & { id: string; name: string } {
+/** QAPI's form of a snapshot. */
+export function snapshotInfo(snapshot: SnapshotInfo): DescribedSnapshot {
   const { id, name, vmClockNsec, icount } = snapshot;
   return {
     id,
@@ -66,21 +78,33 @@ function snapshotInfo(snapshot: SnapshotInfo): Record<string, unknown> & { id: s
   };
 }
 
+type Child = { name: string; info: ImageInfo };
+
+/** The last attached child comes first. */
+async function childrenOf(storages: ReadonlyMap<string, Storage>): Promise<Child[]> {
+  const children: Child[] = [];
+  for (const [name, storage] of [...storages].reverse()) {
+    children.push({ name, info: await storageInfo(storage) });
+  }
+  return children;
+}
+
 /** QAPI's ImageInfo of one opened layer. */
 async function imageInfo(image: ImageNode): Promise<ImageInfo> {
   const { format, file, driver } = image;
   const own = await format.info();
-  // The last attached child comes first; the file itself was attached before all others.
-  const others = [...format.children].reverse();
-  const children: { name: string; info: ImageInfo }[] = [];
-  for (const [name, storage] of others) children.push({ name, info: await storageInfo(storage) });
-  children.push({ name: 'file', info: await storageInfo(file) });
+  const children = await childrenOf(new Map([['file', file], ...format.children]));
   const info: ImageInfo = {
-    filename: file.filename,
+    filename: shownName(image.name),
     format: driver.name,
     'virtual-size': format.size,
-    'actual-size': children.reduce((sum, child) => sum + (child.info['actual-size'] ?? 0), 0),
   };
+  if (children.every((child) => child.info['actual-size'] !== undefined)) {
+    info['actual-size'] = children.reduce((sum, child) => sum + child.info['actual-size']!, 0);
+  }
+  if (image.backing !== undefined) {
+    children.unshift({ name: 'backing', info: await imageInfo(image.backing) });
+  }
   if (own.clusterSize) info['cluster-size'] = own.clusterSize;
   if (own.encrypted) info.encrypted = true;
   if (own.compressed) info.compressed = true;
@@ -88,7 +112,8 @@ async function imageInfo(image: ImageNode): Promise<ImageInfo> {
   const { backing } = format;
   if (backing !== undefined) {
     info['backing-filename'] = backing.filename;
-    info['full-backing-filename'] = backingPath(image.filename, backing.filename);
+    const full = recordedPath(image.name, backing.filename);
+    if (full !== undefined) info['full-backing-filename'] = full;
     if (backing.format !== undefined) info['backing-filename-format'] = backing.format;
   }
   const snapshots = format.snapshots?.list() ?? [];

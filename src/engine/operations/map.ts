@@ -19,8 +19,8 @@ const PAGE = 4096;
  * Whether the allocated data of a storage may lie on holes: metadata was preallocated, or the guest trimmed below the format's
  * feet. The same measure as the reference's: clearly fewer units are allocated on the host than the file is long.
  */
-async function isSparse(storage: Storage, unit: number): Promise<boolean> {
-  const allocated = (await storage.allocated()) / unit;
+export async function isSparse(storage: Storage, unit: number): Promise<boolean> {
+  const allocated = ((await storage.allocated()) ?? storage.size) / unit;
   return storage.size / unit > Math.max((allocated * 10) / 9, allocated + 2);
 }
 

@@ -58,3 +58,24 @@ export function zeroRuns(
   }
   return merged;
 }
+
+/** As `zeroRuns`, but zero is only what is `known` (in order, apart from each other), as far as it covers whole blocks. */
+export function knownRuns(
+  length: number,
+  at: number,
+  block: number,
+  known: readonly { readonly start: number; readonly end: number }[],
+): ZeroRun[] {
+  const runs: ZeroRun[] = [];
+  let done = 0;
+  for (const { start, end } of known) {
+    const from = start === 0 ? 0 : Math.max(done, Math.ceil((at + start) / block) * block - at);
+    const to = end >= length ? length : end - ((at + end) % block);
+    if (to <= from) continue;
+    if (from > done) runs.push({ start: done, end: from, zero: false });
+    runs.push({ start: from, end: to, zero: true });
+    done = to;
+  }
+  if (done < length) runs.push({ start: done, end: length, zero: false });
+  return runs;
+}

@@ -388,8 +388,12 @@ export class FileStorage implements Storage, FileFacet {
     }
   }
 
+  /**
+   * Makes the file at least `size` bytes long, whose last byte the caller is about to make zero: by writing that one. Setting
+   * the length would cut off what another request is writing behind it.
+   */
   async #grow(fd: number, size: number): Promise<void> {
-    await this.#apart(() => setLength(fd, size));
+    await this.#writeZeros(fd, { at: size - 1, length: 1 });
     this.#size = Math.max(this.#size, size);
   }
 

@@ -30,8 +30,12 @@ export interface Storage {
   readonly alignment: number;
   /** Current length in bytes; follows writes and truncates made through this object. */
   readonly size: number;
-  /** Bytes that the host has allocated (st_blocks), or the size where that is not known. */
-  allocated(): Promise<number>;
+  /** Storages that this one stands on, by child name, in the order in which they were attached: filters have them. */
+  readonly children?: ReadonlyMap<string, Storage>;
+  /** The one of them whose bytes these are: what it tells of itself holds here. */
+  readonly filtered?: Storage;
+  /** Bytes that the host has allocated (st_blocks), or the size where the host cannot say; undefined where it is not told. */
+  allocated(): Promise<number | undefined>;
   /** Fills `into` from offset `at`; what lies past the end reads as zeros. */
   read(at: number, into: Uint8Array): Promise<void>;
   /** Writes all of `from` at offset `at`, growing the storage. */

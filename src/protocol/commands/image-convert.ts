@@ -29,6 +29,10 @@ export const imageConvert = command({
     /** False: write into an existing target. */
     create: v.optional(v.boolean(), true),
     'target-is-zero': v.optional(v.boolean()),
+    /** Copy the persistent bitmaps of the (single) source, too. */
+    bitmaps: v.optional(v.boolean()),
+    /** Leave out those that are inconsistent; they are an error otherwise. */
+    'skip-broken-bitmaps': v.optional(v.boolean()),
     /** Read errors become zeros. */
     salvage: v.optional(v.boolean()),
     /** Bytes a second. */

@@ -2,12 +2,21 @@
 import { ping, queryStatus, queryVersion, shutdown } from './daemon.js';
 import { eventsSubscribe, eventsUnsubscribe } from './events.js';
 import { formatOptions } from './format-options.js';
+import { amendOptions, imageAmend } from './image-amend.js';
+import { imageBench } from './image-bench.js';
+import { imageBitmap } from './image-bitmap.js';
 import { imageCheck } from './image-check.js';
+import { imageCommit } from './image-commit.js';
 import { imageCompare } from './image-compare.js';
 import { imageConvert } from './image-convert.js';
 import { imageCreate } from './image-create.js';
+import { imageDd } from './image-dd.js';
 import { imageInfo } from './image-info.js';
 import { imageMap } from './image-map.js';
+import { imageMeasure } from './image-measure.js';
+import { imageRebase } from './image-rebase.js';
+import { imageResize } from './image-resize.js';
+import { imageSnapshot } from './image-snapshot.js';
 import { jobCancel, jobDismiss, jobPause, jobResume, jobSetSpeed, jobWait, queryJobs } from './jobs.js';
 
 export const operations = {
@@ -17,6 +26,16 @@ export const operations = {
   'image-check': imageCheck,
   'image-map': imageMap,
   'image-compare': imageCompare,
+  'image-commit': imageCommit,
+  'image-rebase': imageRebase,
+  'image-measure': imageMeasure,
+  'image-dd': imageDd,
+  'image-bench': imageBench,
+  'image-amend': imageAmend,
+  'amend-options': amendOptions,
+  'image-bitmap': imageBitmap,
+  'image-resize': imageResize,
+  'image-snapshot': imageSnapshot,
   'format-options': formatOptions,
 } as const;
 

@@ -27,8 +27,11 @@ export interface BitmapDirectory {
   readonly count: number;
 }
 
-interface Bitmap {
+/** An entry of the directory. */
+export interface StoredBitmap {
   readonly info: BitmapInfo;
+  readonly tableAt: number;
+  readonly tableEntries: number;
   /** Host offset of the entry's flags field. */
   readonly flagsAt: number;
   readonly flags: number;
@@ -72,12 +75,15 @@ export function bitmapDirectory(
 }
 
 /** Reads and checks the directory. Throws `corrupt`. */
-export async function readBitmaps(file: Storage, directory: BitmapDirectory): Promise<readonly Bitmap[]> {
+export async function readBitmaps(
+  file: Storage,
+  directory: BitmapDirectory,
+): Promise<readonly StoredBitmap[]> {
   const broken = () => new ImageError('corrupt', 'Broken bitmap directory', { path: file.filename });
   // What lies past the end of the file reads as zeros, and a bitmap of zeros is none.
   const bytes = new Uint8Array(Math.max(0, Math.min(directory.length, file.size - directory.at)));
   await file.read(directory.at, bytes);
-  const bitmaps: Bitmap[] = [];
+  const bitmaps: StoredBitmap[] = [];
   for (let at = 0; at < directory.length; ) {
     if (at + BitmapEntry.size > directory.length) throw broken();
     if (at + BitmapEntry.size > bytes.byteLength) throw unfit('');
@@ -97,6 +103,8 @@ export async function readBitmaps(file: Storage, directory: BitmapDirectory): Pr
         granularity: 2 ** entry.granularityBits,
         flags,
       },
+      tableAt: Number(entry.tableOffset),
+      tableEntries: entry.tableSize,
       flagsAt: directory.at + at + BitmapEntry.offsetOf('flags'),
       flags: entry.flags,
     });
@@ -120,6 +128,7 @@ function checkEntry(entry: ReturnType<typeof BitmapEntry.decode>, name: string):
     entry.tableSize > MAX_BITMAP_TABLE_ENTRIES ||
     entry.tableOffset === 0n ||
     entry.tableOffset % 512n !== 0n ||
+    entry.tableOffset > BigInt(Number.MAX_SAFE_INTEGER) ||
     entry.nameSize === 0 ||
     entry.nameSize > MAX_BITMAP_NAME ||
     entry.granularityBits < MIN_BITMAP_GRANULARITY_BITS ||
@@ -128,21 +137,4 @@ function checkEntry(entry: ReturnType<typeof BitmapEntry.decode>, name: string):
     entry.extraDataSize !== 0 ||
     entry.type !== BITMAP_TYPE_DIRTY;
   if (bad) throw unfit(name);
-}
-
-/**
- * Guest data is about to change and the bitmaps that record changes will not be told: they are marked in use, which says
- * "do not trust". Disabled bitmaps stay as they are.
- */
-export async function distrustBitmaps(file: Storage, directory: BitmapDirectory): Promise<void> {
-  const active = (await readBitmaps(file, directory)).filter(
-    ({ flags }) => (flags & BitmapFlag.auto) !== 0 && (flags & BitmapFlag.inUse) === 0,
-  );
-  if (active.length === 0) return;
-  for (const bitmap of active) {
-    const bytes = new Uint8Array(4);
-    new DataView(bytes.buffer).setUint32(0, bitmap.flags | BitmapFlag.inUse);
-    await file.write(bitmap.flagsAt, bytes);
-  }
-  await file.flush();
 }

@@ -3,6 +3,7 @@ import { toSafe } from '../../codec/struct.js';
 import { ImageError } from '../../error.js';
 import type { CheckContext, CheckResult } from '../../node/driver.js';
 import type { Storage } from '../../storage/storage.js';
+import type { MetadataGuard } from './check-overlap.js';
 import { extension, hasFeature, readHeader } from './header.js';
 import {
   Autoclear,
@@ -43,6 +44,8 @@ export interface CheckState {
   readonly context: CheckContext;
   readonly result: CheckResult;
   readonly header: CheckHeader;
+  /** Asked before anything is written. */
+  readonly guard: MetadataGuard;
 }
 
 /** Reads the header anew. Offsets above 2^53 are beyond any file: their use is reported, never followed. */

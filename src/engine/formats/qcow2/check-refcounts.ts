@@ -2,7 +2,8 @@
 import { errnoText, ImageError } from '../../error.js';
 import type { Storage } from '../../storage/storage.js';
 import { CHUNK, MAX_CLUSTERS, type ReferenceCounts } from './check-counts.js';
-import { breathe, type CheckHeader, type CheckState, entryHex, readTable } from './check-image.js';
+import { breathe, type CheckState, entryHex, readTable } from './check-image.js';
+import type { MetadataGuard } from './check-overlap.js';
 import {
   type Geometry,
   MAX_REFCOUNT_TABLE_BYTES,
@@ -34,10 +35,12 @@ export class DiskRefcounts {
   readonly #geometry: Geometry;
   readonly #access: RefcountAccess;
   readonly #table: Uint32Array;
+  readonly #guard: MetadataGuard;
   #raw: { index: number; bytes: Uint8Array } | undefined;
 
-  private constructor(file: Storage, header: CheckHeader, table: Uint32Array) {
+  private constructor({ file, header, guard }: CheckState, table: Uint32Array) {
     this.#file = file;
+    this.#guard = guard;
     this.#geometry = header.geometry;
     this.#access = refcountAccess(header.geometry.refcountOrder);
     this.#table = table;
@@ -46,7 +49,7 @@ export class DiskRefcounts {
 
   static async load(state: CheckState): Promise<DiskRefcounts> {
     const { file, header, context } = state;
-    const self = new DiskRefcounts(file, header, await readTable(file, header.refcountTable));
+    const self = new DiskRefcounts(state, await readTable(file, header.refcountTable));
     const known = new Map<number, Cells | undefined>();
     const { clusterSize } = header.geometry;
     const buffers = [0, 1, 2, 3].map(() => new Uint8Array(clusterSize));
@@ -125,7 +128,9 @@ export class DiskRefcounts {
   async correct(index: number, changes: readonly (readonly [entry: number, value: number])[]): Promise<void> {
     const at = this.offset(index);
     const block = await this.block(index);
-    const before = block.slice();
+    this.#guard.check(at, block.length, ['refcount block']);
+    const before = new Uint8Array(block);
+    await this.#guard.keep(this.#file, at, block.length);
     for (const [entry, value] of changes) this.#access.set(block, entry, value);
     this.cells[index] = this.#saturate(block) ?? new Uint8Array(2 ** this.blockBits);
     for (let from = 0; from < block.length; ) {
@@ -144,7 +149,7 @@ export class DiskRefcounts {
   #saturate(block: Uint8Array): Cells | undefined {
     const { refcountBits, refcountBlockEntries } = this.#geometry;
     if (isZero(block)) return undefined;
-    if (refcountBits === 8) return block.slice();
+    if (refcountBits === 8) return new Uint8Array(block);
     const cells = new Uint8Array(refcountBlockEntries);
     if (refcountBits === 16) {
       const words = new Uint16Array(block.buffer, block.byteOffset, cells.length);
@@ -197,6 +202,7 @@ export async function compareRefcounts(
     if (disk.unreadable.has(index)) {
       const notice = unalignedNotice(disk, index, repairing);
       if (notice !== undefined) context.report(notice);
+      if (notice !== undefined && repairing) state.guard.told = true;
       for (let cluster = first; cluster < first + length; cluster++) {
         context.report(`Can't get refcount for cluster ${cluster}: Input/output error`);
         state.result.checkErrors += 1;

@@ -1,7 +1,8 @@
 /** The snapshot table as the checker sees it: read with all its faults, and written anew where these are repaired. */
 import { ImageError } from '../../error.js';
-import { breathe, type CheckState, hex } from './check-image.js';
+import { breathe, type CheckState } from './check-image.js';
 import type { TableCounter } from './check-tables.js';
+import { cString } from './header.js';
 import {
   headerOffset,
   MAX_L1_BYTES,
@@ -76,9 +77,9 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
       repairs += 1;
     }
     const extraLength = Math.min(fixed.extraDataSize, MAX_SNAPSHOT_EXTRA_BYTES);
-    const extra = (await reader.bytes(start + SnapshotEntry.size, extraLength)).slice();
+    const extra = new Uint8Array(await reader.bytes(start + SnapshotEntry.size, extraLength));
     const textAt = start + SnapshotEntry.size + fixed.extraDataSize;
-    const text = (await reader.bytes(textAt, fixed.idSize + fixed.nameSize)).slice();
+    const text = new Uint8Array(await reader.bytes(textAt, fixed.idSize + fixed.nameSize));
     length = textAt + text.length;
     if (length > MAX_SNAPSHOT_TABLE_BYTES) {
       const over = count - index;
@@ -96,8 +97,8 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
     snapshots.push({
       l1At: Number(fixed.l1TableOffset),
       l1Entries: fixed.l1Size,
-      id: Buffer.from(text.subarray(0, fixed.idSize)).toString('utf8'),
-      name: Buffer.from(text.subarray(fixed.idSize)).toString('utf8'),
+      id: cString(text.subarray(0, fixed.idSize)),
+      name: cString(text.subarray(fixed.idSize)),
       fixed,
       extra,
       text,
@@ -151,11 +152,13 @@ export async function countSnapshots(
     context.report(`ERROR ${snapshots.length} snapshots in image with data file`);
     result.corruptions += 1;
   }
-  for (const { l1At, l1Entries, id, name } of snapshots) {
+  const clusterSize = BigInt(header.geometry.clusterSize);
+  for (const { l1At, l1Entries, id, name, fixed } of snapshots) {
     await breathe(context.signal);
-    if (l1At % header.geometry.clusterSize !== 0) {
+    // exact: a number has lost the low bits of what is far beyond any file
+    if (fixed.l1TableOffset % clusterSize !== 0n) {
       context.report(
-        `ERROR snapshot ${id} (${name}) l1_offset=0x${hex(l1At)}: L1 table is not cluster aligned; snapshot table entry corrupted`,
+        `ERROR snapshot ${id} (${name}) l1_offset=0x${fixed.l1TableOffset.toString(16)}: L1 table is not cluster aligned; snapshot table entry corrupted`,
       );
       result.corruptions += 1;
     } else if (l1Entries > MAX_L1_BYTES / 8) {

@@ -27,16 +27,28 @@ import {
 /** Bits of an entry's low word that may be set in no aligned, plain entry: cluster-internal ones, flags among them. */
 const HIGH_ODD = 0x7f00_0000;
 
+const NOT_WRITTEN = 'ERROR: Could not write L2 table; metadata overlap check failed: Input/output error';
+
 /** How far behind the end of the file a repair may come to put something. */
 const DANGLING_REACH = 1 << 16;
 
 /** What is kept from entry to entry of a table. */
 interface Run {
+  /** Where the table is. */
+  readonly at: number;
   /** The cluster that would follow the last one, -1: none yet. */
   expected: number;
   allocated: number;
   fragmented: number;
   suspect: boolean;
+}
+
+/** What refers to clusters behind the end of the file, but not far behind it. */
+export interface Dangling {
+  /** The clusters, and how often they are referred to. */
+  readonly clusters: Map<number, number>;
+  /** Runs that begin in the file: their clusters are not counted, either, as long as the file is as short. */
+  readonly straddling: { readonly first: number; readonly last: number }[];
 }
 
 export class TableCounter {
@@ -47,8 +59,7 @@ export class TableCounter {
   readonly #fileSize: number;
   /** L1 entries of the active table under which a copied flag and a refcount may contradict each other. */
   readonly suspects = new Set<number>();
-  /** Clusters not far behind the end of the file that something refers to all the same, and how often. */
-  readonly dangling = new Map<number, number>();
+  readonly dangling: Dangling = { clusters: new Map(), straddling: [] };
   allocated = 0;
   fragmented = 0;
   compressed = 0;
@@ -88,15 +99,18 @@ export class TableCounter {
   }
 
   #rememberDangling(first: number, last: number): void {
+    const { clusters, straddling } = this.dangling;
     const end = this.#counts.clusters + DANGLING_REACH;
+    const inside = Math.ceil(this.#fileSize / this.#g.clusterSize);
+    if (first < inside && last < end && straddling.length < DANGLING_REACH) straddling.push({ first, last });
     for (let cluster = first; cluster <= last && cluster < end; cluster++) {
-      this.dangling.set(cluster, (this.dangling.get(cluster) ?? 0) + 1);
+      clusters.set(cluster, (clusters.get(cluster) ?? 0) + 1);
     }
   }
 
   /** Counts an L1 table and all below it. `active`: it is the guest's, which gives the statistics and may be repaired. */
   async countL1(region: Region, active: boolean): Promise<void> {
-    const { file, context, result } = this.#state;
+    const { file, context, result, guard } = this.#state;
     this.count(region.at, region.length);
     if (region.length === 0) return;
     const l1 = await readTable(file, region);
@@ -118,6 +132,7 @@ export class TableCounter {
         }
         // an entry with nothing but reserved bits is taken for one, of a table on the header
         this.count(at, clusterSize);
+        if (at < clusterSize && !active) guard.metHeader();
         if (at % clusterSize !== 0) {
           context.report(`ERROR l2_offset=${hex(at)}: Table is not cluster aligned; L1 entry corrupted`);
           result.corruptions += 1;
@@ -126,7 +141,7 @@ export class TableCounter {
           this.suspects.add(index);
         }
         const words = piece.words.subarray((at - piece.at) / 4, (at - piece.at + clusterSize) / 4);
-        const changed = this.#scan(words, index, active, repair);
+        const changed = this.#scan(words, at, index, active, repair);
         if (changed !== undefined) await this.#rewrite(at, words, changed);
       }
       done += piece.tables.length;
@@ -138,7 +153,13 @@ export class TableCounter {
    * One L2 table; the words that a repair has changed, as [from, to). Clusters mostly follow each other: entries are taken
    * by runs that stay within a chunk of counts and a block of refcounts, and each run is counted without looking back.
    */
-  #scan(l2: Uint32Array, index: number, active: boolean, repair: boolean): [number, number] | undefined {
+  #scan(
+    l2: Uint32Array,
+    at: number,
+    index: number,
+    active: boolean,
+    repair: boolean,
+  ): [number, number] | undefined {
     const g = this.#g;
     const counts = this.#counts;
     const { clusterBits, clusterSize, l2Words } = g;
@@ -148,7 +169,7 @@ export class TableCounter {
     const blockMask = 2 ** blockBits - 1;
     const clusters = Math.ceil(this.#fileSize / clusterSize);
     const length = l2.length;
-    const run: Run = { expected: -1, allocated: 0, fragmented: 0, suspect: false };
+    const run: Run = { at, expected: -1, allocated: 0, fragmented: 0, suspect: false };
     let changed: [number, number] | undefined;
     for (let word = 0; word < length; ) {
       const high = l2[word]! | 0;
@@ -254,7 +275,11 @@ export class TableCounter {
           `${repair ? 'Repairing' : 'ERROR'} offset=${hex(at)}: Preallocated cluster is not properly aligned; L2 entry corrupted.`,
         );
         if (repair) {
-          clearCluster(l2, word, true, g);
+          const own = ['active L2 table'] as const;
+          this.#state.guard.check(run.at + word * 4, g.l2Words * 4, own, 'ERROR: Overlap check failed');
+          // With subclusters, which of them are zeros is in the bitmap, and stays; the others are the backing file's.
+          if (g.extendedL2) l2.fill(0, word, word + 2);
+          else clearCluster(l2, word, true, g);
           result.corruptionsFixed += 1;
           return true;
         }
@@ -274,6 +299,7 @@ export class TableCounter {
 
   async #rewrite(at: number, words: Uint32Array, [from, to]: readonly [number, number]): Promise<void> {
     this.repairs += 1;
+    await this.#state.guard.keep(this.#state.file, at + from * 4, (to - from) * 4);
     await this.#state.file.write(at + from * 4, storeTable(words, from, to));
   }
 
@@ -282,7 +308,7 @@ export class TableCounter {
    * have changed since the tables were counted, so that every table must be looked at again.
    */
   async checkCopied(region: Region, repair: boolean, all: boolean): Promise<void> {
-    const { file, context, result } = this.#state;
+    const { file, context, result, guard } = this.#state;
     const { clusterSize, l2Words, externalData } = this.#g;
     if (!all && this.suspects.size === 0) return;
     const l1 = await readTable(file, region);
@@ -305,6 +331,8 @@ export class TableCounter {
           const entry = entryHex(l1[index * 2]!, l1[index * 2 + 1]!);
           told(`L2 cluster: l1_index=${index} l1_entry=${entry} refcount=${refcount}`);
           if (repair) {
+            guard.check(region.at + index * 8, 8, ['active L1 table']);
+            await guard.keep(file, region.at + index * 8, 8);
             setCopied(l1, index * 2, refcount === 1n);
             await file.write(region.at + index * 8, storeTable(l1, index * 2, index * 2 + 2));
           }
@@ -325,7 +353,9 @@ export class TableCounter {
           setCopied(l2, word, exact === 1n);
           changed = [changed?.[0] ?? word, word + l2Words];
         }
-        if (changed !== undefined) await this.#rewrite(at, l2, changed);
+        if (changed === undefined) continue;
+        guard.check(at, clusterSize, ['active L2 table'], NOT_WRITTEN);
+        await this.#rewrite(at, l2, changed);
       }
     }
   }

@@ -13,9 +13,10 @@ import type { Storage } from '../../storage/storage.js';
 import { countBitmaps } from './check-bitmaps.js';
 import { ReferenceCounts } from './check-counts.js';
 import { type CheckState, readCheckHeader } from './check-image.js';
+import { MetadataGuard } from './check-overlap.js';
 import { type Comparison, checkRefcountBlocks, compareRefcounts, DiskRefcounts } from './check-refcounts.js';
 import { countSnapshots, readSnapshotTable, type SnapshotTable } from './check-snapshots.js';
-import { TableCounter } from './check-tables.js';
+import { type Dangling, TableCounter } from './check-tables.js';
 import { Incompatible } from './layout.js';
 import { clearMarks, markCorrupt, rebuildRefcounts, rewriteSnapshotTable } from './repair.js';
 
@@ -73,10 +74,31 @@ async function checkImage(target: CheckTarget, context: CheckContext): Promise<C
 }
 
 async function checkInPlace(file: Storage, context: CheckContext, result: CheckResult): Promise<void> {
+  const guard = new MetadataGuard(context.report);
+  const header = await readCheckHeader(file);
+  const { size } = file;
+  const state: CheckState = { file, context, result, guard, header };
+  try {
+    await checkAndRepair(state);
+  } catch (error) {
+    // a write was refused: the damage is not for others to write over either
+    if (guard.refused) {
+      await guard.undo(file);
+      // what the file was made longer by, for a refcount block that is said to lie there, was in vain
+      if (!guard.written && file.size > size) await file.truncate(size);
+      await markCorrupt({ ...state, header: await readCheckHeader(file) });
+    }
+    throw error;
+  }
+}
+
+async function checkAndRepair(first: CheckState): Promise<void> {
+  let state = first;
+  const { file, context, result, guard } = state;
   const { repair } = context;
   const repairing = repair.leaks || repair.errors;
-  let state: CheckState = { file, context, result, header: await readCheckHeader(file) };
   const snapshots = await readSnapshotTable(state);
+  if (repairing) await guard.load(file, state.header, snapshots);
   let pass = await countAll(state, snapshots, repair.errors);
   statistics(state, pass);
 
@@ -102,6 +124,7 @@ async function checkInPlace(file: Storage, context: CheckContext, result: CheckR
     result.leaks = 0;
     result.checkErrors = 0;
     state = { ...state, header: await readCheckHeader(file) };
+    await guard.load(file, state.header, snapshots);
     // what was repaired in the first count stays repaired; the second only looks
     pass = await countAll(withoutRepair(state), snapshots, false);
     if (pass.rebuild) {
@@ -121,6 +144,8 @@ async function checkInPlace(file: Storage, context: CheckContext, result: CheckR
     result.leaks = found.leaks;
     result.corruptions = found.corruptions;
     result.checkErrors = found.checkErrors;
+    // refcounts that do not become what the copied flags say, because these cannot be written, stay as they are
+    if (guard.tablesOverlap()) guard.beginTogether();
     comparison = await compareRefcounts(state, pass.counts, pass.disk, repair);
     corrected = result.leaksFixed > 0 || result.corruptionsFixed > 0;
   }
@@ -145,8 +170,7 @@ interface Pass {
   readonly counts: ReferenceCounts;
   readonly disk: DiskRefcounts;
   readonly counter: TableCounter;
-  /** Clusters behind the end of the file that tables refer to, and how often. */
-  readonly dangling: ReadonlyMap<number, number>;
+  readonly dangling: Dangling;
   readonly rebuild: boolean;
   /** What had been found before refcounts were compared. */
   readonly found: { readonly leaks: number; readonly corruptions: number; readonly checkErrors: number };
@@ -165,7 +189,8 @@ async function countAll(state: CheckState, snapshots: SnapshotTable, repair: boo
   if (header.crypto !== undefined) counter.count(header.crypto.at, header.crypto.length);
   await countBitmaps(state, counter);
   // what the refcount structure itself refers to goes away when it is rebuilt
-  const dangling = new Map(counter.dangling);
+  const { clusters, straddling } = counter.dangling;
+  const dangling = { clusters: new Map(clusters), straddling: [...straddling] };
   counter.count(header.refcountTable.at, header.refcountTable.length);
   const rebuild = await checkRefcountBlocks(
     state,

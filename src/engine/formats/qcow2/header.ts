@@ -138,7 +138,7 @@ export async function readHeader(file: Storage): Promise<Header> {
     autoclear: v3.autoclear,
     refcountOrder: v3.refcountOrder,
     compressionType,
-    unknownFields: head.slice(Math.min(FULL_HEADER_LENGTH, headerLength), headerLength),
+    unknownFields: new Uint8Array(head.subarray(Math.min(FULL_HEADER_LENGTH, headerLength), headerLength)),
     extensions: found,
     backing: readBacking(head, backingOffset, v2.backingFileSize, clusterSize, found),
   };
@@ -152,11 +152,12 @@ function parseExtensions(head: Uint8Array, start: number, end: number): Extensio
       return head.byteLength < end ? 'more' : found;
     }
     const { type, length } = ExtensionHeader.decode(head, at);
-    if (type === ExtensionType.end) break;
     at += ExtensionHeader.size;
+    // the end marker's length is looked at, too
     if (at > end || length > end - at) return 'too-large';
+    if (type === ExtensionType.end) break;
     if (at + length > head.byteLength) return 'more';
-    found.push({ type, data: head.slice(at, at + length) });
+    found.push({ type, data: new Uint8Array(head.subarray(at, at + length)) });
     at += Math.ceil(length / 8) * 8;
   }
   return found;
@@ -191,7 +192,8 @@ function readBacking(
   clusterSize: number,
   extensions: readonly Extension[],
 ): BackingReference | undefined {
-  const stored = extensions.find((e) => e.type === ExtensionType.backingFormat)?.data;
+  // Of several the last counts.
+  const stored = extensions.filter((e) => e.type === ExtensionType.backingFormat).at(-1)?.data;
   if (stored !== undefined && stored.byteLength > MAX_BACKING_FORMAT) {
     throw bad(`ERROR: ext_backing_format: len=${stored.byteLength} too large (>=${MAX_BACKING_FORMAT + 1})`);
   }

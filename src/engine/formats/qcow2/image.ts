@@ -25,7 +25,8 @@ export class Image {
   /** Where guest clusters are: the data file or the image itself. */
   readonly data: Storage;
   header: Header;
-  readonly geometry: Geometry;
+  /** Changes where the width of the refcounts does, and in nothing else. */
+  geometry: Geometry;
   readonly writable: boolean;
   readonly l2: TableCache<Uint32Array>;
   /** The active L1 table, host order. */
@@ -120,6 +121,20 @@ export class Image {
     if (meets(Number(header.refcountTableOffset), tableBytes)) return 'refcount table';
     if (meets(Number(header.snapshotsOffset), this.snapshotTableBytes)) return 'snapshot table';
     return undefined;
+  }
+
+  /**
+   * While refcounts and copied flags are on their way to a new agreement: whoever opens the image after a crash counts them
+   * anew first. Version 2 has no such mark. Durable when it returns.
+   */
+  async markDirty(dirty: boolean): Promise<void> {
+    const { header } = this;
+    if (header.version < 3 || dirty === ((header.incompatible & Incompatible.dirty) !== 0n)) return;
+    const { incompatible } = header;
+    const bits = dirty ? incompatible | Incompatible.dirty : incompatible & ~Incompatible.dirty;
+    await this.writeField64('incompatible', bits);
+    header.incompatible = bits;
+    await this.file.flush();
   }
 
   /** Writes one 64-bit header field in place. */

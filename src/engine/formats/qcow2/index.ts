@@ -1,7 +1,9 @@
 /** The qcow2 format driver. */
 import type { FormatDriver } from '../../node/driver.js';
+import { amendOptions } from './amend.js';
 import { createQcow2, roundSize } from './create.js';
 import { isQcow2 } from './header.js';
+import { measureQcow2 } from './measure.js';
 import { openQcow2 } from './open.js';
 import { createOptions, openOptions } from './options.js';
 
@@ -12,6 +14,8 @@ export const qcow2: FormatDriver = {
   open: openQcow2,
   createOptions,
   create: createQcow2,
+  measure: measureQcow2,
+  amendOptions,
   roundSize,
   supportsBacking: true,
 };

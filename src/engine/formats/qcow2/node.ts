@@ -1,6 +1,7 @@
 /** The open image as the node layer sees it: the parts put together. */
 import { ImageError } from '../../error.js';
 import type {
+  AmendFacet,
   BackingReference,
   BitmapInfo,
   CheckFacet,
@@ -13,16 +14,21 @@ import type {
   WriteTarget,
 } from '../../node/driver.js';
 import type { MaybePromise, Preallocation, Range, Storage } from '../../storage/storage.js';
-import { type BitmapDirectory, distrustBitmaps } from './bitmaps.js';
+import { amend } from './amend.js';
+import { changeBacking } from './backing.js';
+import { Bitmaps } from './bitmap-store.js';
+import type { BitmapDirectory, StoredBitmap } from './bitmaps.js';
 import { GUEST_DATA, type Stage, Writeback } from './cache.js';
 import { checker } from './check.js';
 import { CompressedReader, compressCluster } from './compressed.js';
+import { emptyByEntries, emptyWhole } from './empty.js';
 import { type Header, readHeader } from './header.js';
 import type { Image } from './image.js';
 import { describe } from './info.js';
 import { Mapping } from './mapping.js';
 import type { Refcounts } from './refcounts.js';
 import { resize } from './resize.js';
+import { snapshotEditor } from './snapshot-edit.js';
 import { reach, readSnapshotL1, type Snapshot } from './snapshots.js';
 import { Tables } from './tables.js';
 import { Writer } from './write.js';
@@ -42,7 +48,9 @@ interface Parts {
   /** Undefined: opened for reading. */
   readonly refcounts: Refcounts | undefined;
   readonly snapshots: readonly Snapshot[];
-  readonly bitmaps: { readonly directory: BitmapDirectory; readonly list: readonly BitmapInfo[] } | undefined;
+  readonly bitmaps:
+    | { readonly directory: BitmapDirectory; readonly list: readonly StoredBitmap[] }
+    | undefined;
   readonly reloadL1: (file: Storage, header: Header) => Promise<Uint32Array>;
 }
 
@@ -97,17 +105,22 @@ export class Qcow2Node implements FormatNode {
   readonly startsAsZero = true;
   readonly pack: PackFacet | undefined;
   readonly checker: CheckFacet;
+  readonly amender: AmendFacet | undefined;
   readonly snapshots: SnapshotFacet;
   readonly #image: Image;
   readonly #parts: Parts;
   readonly #packed: CompressedReader;
   readonly #mapping: Mapping;
   readonly #write: WriteParts | undefined;
+  readonly bitmapStore: Bitmaps;
+  #snapshots: readonly Snapshot[];
 
   constructor(parts: Parts) {
     const { image, refcounts, bitmaps } = parts;
     this.#image = image;
     this.#parts = parts;
+    this.#snapshots = parts.snapshots;
+    this.bitmapStore = new Bitmaps(image, refcounts, bitmaps);
     this.unit = image.geometry.subclusterSize;
     this.children = new Map(image.dataFile === undefined ? [] : [['data-file', image.dataFile]]);
     this.#packed = new CompressedReader(image);
@@ -116,8 +129,7 @@ export class Qcow2Node implements FormatNode {
       const tables = new Tables(image, refcounts);
       image.writeback = new Writeback(stages(image, refcounts, tables), () => image.barrier());
       refcounts.onFree = (at) => image.l2.drop(at);
-      const prepare =
-        bitmaps === undefined ? undefined : () => distrustBitmaps(image.file, bitmaps.directory);
+      const prepare = bitmaps === undefined ? undefined : () => this.bitmapStore.markInUse();
       const writer = new Writer(image, tables, refcounts, this.#packed, prepare);
       this.#write = { image, refcounts, tables, writer, zeroer: new Zeroer(image, tables, writer) };
     }
@@ -129,21 +141,42 @@ export class Qcow2Node implements FormatNode {
         : {
             unit: image.geometry.clusterSize,
             compress: (unit) => compressCluster(image, unit),
-            write: (at, packed) => write.writer.writePacked(at, packed),
+            write: (at, packed) => {
+              this.bitmapStore.touch(at, image.geometry.clusterSize);
+              return write.writer.writePacked(at, packed);
+            },
           };
+    this.amender =
+      write === undefined
+        ? undefined
+        : { amend: (options, context) => amend(write, this.#snapshots, options, context) };
     this.checker = checker({
       file: image.file,
       quiesce: () => this.flush(),
       reload: () => this.#reload(),
     });
     this.snapshots = {
-      list: () => parts.snapshots.map(({ info }) => info),
+      list: () => this.#snapshots.map(({ info }) => info),
       view: (snapshot) => this.#view(snapshot),
+      // Clusters of an external data file have no refcounts: nothing can be kept of them.
+      edit:
+        write === undefined || image.geometry.externalData
+          ? undefined
+          : snapshotEditor(write, {
+              get: () => this.#snapshots,
+              set: (snapshots) => {
+                this.#snapshots = snapshots;
+              },
+              contentReplaced: () => this.#packed.forget(),
+            }),
     };
   }
 
   get size(): number {
     return this.#image.size;
+  }
+  get storesBitmaps(): boolean {
+    return this.#image.header.version >= 3;
   }
   get backing(): BackingReference | undefined {
     return this.#image.header.backing;
@@ -160,23 +193,41 @@ export class Qcow2Node implements FormatNode {
   }
 
   prepareWrite(range: Range): MaybePromise<WriteTarget> {
+    this.bitmapStore.touch(range.at, range.length);
     return this.writeParts.writer.prepareWrite(range);
   }
 
   zero(range: Range, { unmap }: { readonly unmap: boolean }): Promise<boolean> {
+    this.bitmapStore.touch(range.at, range.length);
     return this.writeParts.zeroer.zero(range, unmap);
   }
 
   discard(range: Range): Promise<void> {
+    this.bitmapStore.touch(range.at, range.length);
     return this.writeParts.zeroer.discard(range, 'guest');
   }
 
-  resize(size: number, { preallocation }: { readonly preallocation: Preallocation }): Promise<void> {
-    const snapshots = this.#parts.snapshots.length > 0;
-    return resize(this.writeParts, size, preallocation, {
-      snapshots,
-      bitmaps: this.#parts.bitmaps !== undefined,
+  async resize(
+    size: number,
+    options: { readonly preallocation: Preallocation; readonly zeroNew?: boolean },
+  ): Promise<void> {
+    await resize(this.writeParts, size, options, {
+      snapshots: this.#snapshots.length > 0,
+      bitmaps: () => this.bitmapStore.beforeResize(),
     });
+  }
+
+  async changeBacking(filename: string | undefined, format: string | undefined): Promise<void> {
+    const { image } = this.writeParts;
+    await this.flush();
+    await changeBacking(image, filename, format);
+  }
+
+  async makeEmpty(): Promise<void> {
+    const parts = this.writeParts;
+    await this.flush();
+    if (!(await emptyWhole(parts))) return emptyByEntries(parts);
+    await this.#reload();
   }
 
   async flush(): Promise<void> {
@@ -188,17 +239,18 @@ export class Qcow2Node implements FormatNode {
   async close(): Promise<void> {
     try {
       await this.flush();
+      if (!this.#image.dead) await this.bitmapStore.store();
     } finally {
       await this.#image.dataFile?.close();
     }
   }
 
   info(): FormatInfo {
-    return describe(this.#image.header, this.#image.geometry, this.#parts.bitmaps?.list ?? []);
+    return describe(this.#image.header, this.#image.geometry, this.bitmapStore.list());
   }
 
   async bitmaps(): Promise<readonly BitmapInfo[]> {
-    return this.#parts.bitmaps?.list ?? [];
+    return this.bitmapStore.list();
   }
 
   /** Somebody has repaired the file: what is in memory is no longer true. */
@@ -213,9 +265,7 @@ export class Qcow2Node implements FormatNode {
 
   async #view(snapshot: SnapshotInfo): Promise<FormatNode> {
     const image = this.#image;
-    const found = this.#parts.snapshots.find(
-      ({ info }) => info.id === snapshot.id && info.name === snapshot.name,
-    );
+    const found = this.#snapshots.find(({ info }) => info.id === snapshot.id && info.name === snapshot.name);
     if (found === undefined) {
       throw new ImageError('not-found', `Can't find snapshot '${snapshot.name}'`);
     }

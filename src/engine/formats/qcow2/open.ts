@@ -1,8 +1,8 @@
 /** Opening a qcow2 image: the header's claims are checked in the reference's order and words, then the parts are built. */
 import { ImageError } from '../../error.js';
-import type { BitmapInfo, OpenContext } from '../../node/driver.js';
+import type { OpenContext } from '../../node/driver.js';
 import type { Storage } from '../../storage/storage.js';
-import { type BitmapDirectory, bitmapDirectory, readBitmaps } from './bitmaps.js';
+import { type BitmapDirectory, bitmapDirectory, readBitmaps, type StoredBitmap } from './bitmaps.js';
 import { repairDirty } from './check.js';
 import { cString, extension, type Header, hasFeature, readHeader } from './header.js';
 import { Image } from './image.js';
@@ -106,13 +106,19 @@ function checkEncryption(header: Header, metadataOnly: boolean): void {
   }
 }
 
-async function readL1(file: Storage, header: Header): Promise<Uint32Array> {
-  const l1 = new Uint32Array(header.l1Size * 2);
-  if (l1.length === 0) return l1;
+/**
+ * The active L1 table. For a writer it is `whole`; a reader takes no memory for entries past the end of the file, which are
+ * zero and not in the array: the readers of entries take what is not there for that.
+ */
+async function readL1(file: Storage, header: Header, whole: boolean): Promise<Uint32Array> {
+  if (header.l1Size === 0) return new Uint32Array(0);
   if (header.l1TableOffset > BigInt(Number.MAX_SAFE_INTEGER - MAX_L1_BYTES)) {
     throw bad('Could not read L1 table: Input/output error');
   }
-  await file.read(Number(header.l1TableOffset), tableBytes(l1));
+  const at = Number(header.l1TableOffset);
+  const there = Math.max(0, Math.ceil((file.size - at) / 8));
+  const l1 = new Uint32Array((whole ? header.l1Size : Math.min(header.l1Size, there)) * 2);
+  if (l1.length > 0) await file.read(at, tableBytes(l1));
   return loadTable(l1);
 }
 
@@ -140,6 +146,8 @@ async function snapshotTable(file: Storage, header: Header, forCheck: boolean): 
     if (header.snapshotCount === 0 || forCheck) return { snapshots: [], bytes: 0 };
     throw bad('Failed to read snapshot table: Input/output error');
   }
+  // More than there may be: the checker reads the table itself, and would have to hold what zeros past the file's end make up.
+  if (forCheck && header.snapshotCount > MAX_SNAPSHOTS) return { snapshots: [], bytes: 0 };
   try {
     return await readSnapshots(file, header);
   } catch (error) {
@@ -175,13 +183,14 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
   }
   const g = headerGeometry(header);
   checkTables(header, g, forCheck);
-  const l1 = await readL1(file, header);
+  const wholeL1 = writable && !forCheck;
+  const l1 = await readL1(file, header, wholeL1);
   checkEncryption(header, metadataOnly);
-  let bitmaps: { directory: BitmapDirectory; list: readonly BitmapInfo[] } | undefined;
+  let bitmaps: { directory: BitmapDirectory; list: readonly StoredBitmap[] } | undefined;
   try {
     const directory = bitmapDirectory(header, g, context.warn);
     if (directory !== undefined) {
-      bitmaps = { directory, list: (await readBitmaps(file, directory)).map(({ info }) => info) };
+      bitmaps = { directory, list: await readBitmaps(file, directory) };
     }
   } catch (error) {
     if (!forCheck) throw error;
@@ -209,7 +218,13 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
       refcounts = await Refcounts.open(image);
       if (!forCheck) await clearUnknownAutoclear(image);
     }
-    return new Qcow2Node({ image, refcounts, snapshots: snapshots.snapshots, bitmaps, reloadL1: readL1 });
+    return new Qcow2Node({
+      image,
+      refcounts,
+      snapshots: snapshots.snapshots,
+      bitmaps,
+      reloadL1: (from, of) => readL1(from, of, wholeL1),
+    });
   } catch (error) {
     await dataFile?.close().catch(() => {});
     throw error;

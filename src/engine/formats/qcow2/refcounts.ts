@@ -39,8 +39,8 @@ const TABLE_SECTOR_WORDS = 128;
 
 export class Refcounts {
   readonly #image: Image;
-  readonly #geometry: Geometry;
-  readonly #access: RefcountAccess;
+  #geometry: Geometry;
+  #access: RefcountAccess;
   readonly blocks: TableCache<Uint8Array>;
   /** The refcount table, host order. */
   table: Uint32Array;
@@ -84,9 +84,11 @@ export class Refcounts {
     return new Refcounts(image, loadTable(table), at);
   }
 
-  /** Takes over what is in the file now, after somebody else has repaired it. */
+  /** Takes over what is in the file now, after it was repaired or its refcounts were built anew. */
   async reload(): Promise<void> {
     const { header, geometry, file } = this.#image;
+    this.#geometry = geometry;
+    this.#access = refcountAccess(geometry.refcountOrder);
     const table = new Uint32Array((header.refcountTableClusters * geometry.clusterSize) / 4);
     this.#tableAt = Number(header.refcountTableOffset);
     await file.read(this.#tableAt, tableBytes(table));
@@ -143,8 +145,57 @@ export class Refcounts {
     }
   }
 
+  /** The count of one cluster where its block is in memory, else a promise: wait for it, and ask again. */
+  count(cluster: number): number | Promise<void> {
+    const block = this.#block(cluster);
+    if (block === undefined) return 0;
+    if (block instanceof Promise) return block;
+    return this.#access.get(block.table, cluster % this.#geometry.refcountBlockEntries);
+  }
+
+  /**
+   * Adds one to the counts of clusters that are in use. Nothing is changed where one of them is at its limit already:
+   * `limit`, EINVAL; or not in use, which means damage.
+   */
+  async raise(first: number, count: number): Promise<void> {
+    const { refcountBlockEntries, maxRefcount } = this.#geometry;
+    for (let cluster = first; cluster < first + count; ) {
+      const value = this.count(cluster);
+      if (value instanceof Promise) {
+        await value;
+        continue;
+      }
+      if (value === 0 || value >= maxRefcount) {
+        throw new ImageError(value === 0 ? 'corrupt' : 'limit', 'Invalid argument', {
+          errno: 'EINVAL',
+          path: this.#image.file.filename,
+        });
+      }
+      cluster++;
+    }
+    for (let cluster = first; cluster < first + count; ) {
+      const block = this.#block(cluster);
+      if (block instanceof Promise) {
+        await block;
+        continue;
+      }
+      if (block === undefined) throw new ImageError('internal', 'a refcount block has gone');
+      const entry = cluster % refcountBlockEntries;
+      const end = Math.min(refcountBlockEntries, entry + first + count - cluster);
+      for (let each = entry; each < end; each++) {
+        this.#access.set(block.table, each, this.#access.get(block.table, each) + 1);
+      }
+      this.#markChanged(block, entry, end - entry);
+      cluster += end - entry;
+    }
+  }
+
   #set(block: Block, entry: number, count: number, value: number): void {
     for (let i = entry; i < entry + count; i++) this.#access.set(block.table, i, value);
+    this.#markChanged(block, entry, count);
+  }
+
+  #markChanged(block: Block, entry: number, count: number): void {
     const bits = this.#geometry.refcountBits;
     this.blocks.markDirty(block, Math.floor((entry * bits) / 8), Math.ceil(((entry + count) * bits) / 8));
   }

@@ -8,6 +8,7 @@ import { CHUNK } from './check-counts.js';
 import { breathe, type CheckState } from './check-image.js';
 import type { DiskRefcounts } from './check-refcounts.js';
 import { encodeSnapshotPointer, encodeSnapshotTable, type SnapshotTable } from './check-snapshots.js';
+import type { Dangling } from './check-tables.js';
 import {
   headerOffset,
   Incompatible,
@@ -17,6 +18,8 @@ import {
   storeTable,
 } from './layout.js';
 
+const NO_SNAPSHOTS = 'ERROR failed to update snapshot table: Input/output error';
+
 /** Writes in flight at once. */
 const BATCH = 8;
 
@@ -24,16 +27,18 @@ const BATCH = 8;
  * Writes a refcount structure that records `counts`, in clusters that nothing refers to, and makes the header name it.
  * The old structure is counted still: its clusters are leaks of the new one, for the caller to give back.
  *
- * `dangling`: clusters behind the end of the file that are referred to, and how often. They are left alone, and counted
+ * The clusters behind the end of the file that are referred to (`dangling`) are left alone, and counted
  * where the file grows over them, lest the guest should find the new structure in its disk.
  */
 export async function rebuildRefcounts(
   state: CheckState,
   counts: ReferenceCounts,
-  dangling: ReadonlyMap<number, number>,
+  { clusters: dangling, straddling }: Dangling,
 ): Promise<void> {
-  const { file, header } = state;
+  const { file, header, guard } = state;
   const { clusterSize, refcountBlockEntries } = header.geometry;
+  /** Of the file as it is. */
+  const end = counts.clusters;
   const pending = new Map([...dangling].filter(([cluster]) => cluster >= counts.clusters));
   const place = (from: number, length: number): number => {
     let first = counts.freeRun(from, length);
@@ -64,6 +69,10 @@ export async function rebuildRefcounts(
       for (let time = 0; time < times; time++) counts.add(cluster);
       pending.delete(cluster);
     }
+    for (const region of straddling.splice(0)) {
+      if (region.last >= counts.clusters) straddling.push(region);
+      else for (let cluster = region.first; cluster < end; cluster++) counts.add(cluster);
+    }
     cover();
     if (blocks.size > covered) continue;
     let last = 0;
@@ -77,6 +86,15 @@ export async function rebuildRefcounts(
     table = { first: place(0, needed), clusters: needed };
     for (let at = 0; at < needed; at++) take(counts, table.first + at);
   }
+
+  // All places are looked at before anything is written. What the old structure takes is counted, or given up.
+  const old = ['refcount table', 'refcount block'] as const;
+  for (const cluster of blocks.values()) {
+    guard.check(cluster * clusterSize, clusterSize, old, notWritten('refblock'));
+  }
+  guard.check(table.first * clusterSize, table.clusters * clusterSize, old, notWritten('reftable'));
+  guard.checkHeader(old, notWritten('refblock'));
+  guard.written = true;
 
   const words = new Uint32Array((table.clusters * clusterSize) / 4);
   const indices = [...blocks.keys()].sort((a, b) => a - b);
@@ -99,6 +117,10 @@ export async function rebuildRefcounts(
   view.setUint32(8, table.clusters);
   await file.write(headerOffset.refcountTableOffset, pointer);
   await file.flush();
+}
+
+function notWritten(what: string): string {
+  return `qemu-img: ERROR writing ${what}: Input/output error`;
 }
 
 function isUsed(counts: ReferenceCounts, first: number, length: number): boolean {
@@ -138,13 +160,16 @@ export async function rewriteSnapshotTable(
   counts: ReferenceCounts,
   disk: DiskRefcounts,
 ): Promise<void> {
-  const { file, header } = state;
+  const { file, header, guard } = state;
   const { clusterSize } = header.geometry;
   const bytes = encodeSnapshotTable(state, table);
   const needed = Math.ceil(bytes.length / clusterSize);
   let first = 0;
   if (needed > 0) {
     first = freeOnDisk(counts, disk, needed);
+    guard.check(first * clusterSize, bytes.length, [], NO_SNAPSHOTS);
+    guard.checkHeader([], NO_SNAPSHOTS);
+    guard.written = true;
     await setRefcounts(disk, first, needed, () => 1);
     await file.write(first * clusterSize, bytes);
     await file.flush();
@@ -197,6 +222,8 @@ export function markCorrupt(state: CheckState): Promise<void> {
 
 async function writeIncompatible(state: CheckState, bits: bigint): Promise<void> {
   if (state.header.version < 3) return;
+  // a header that is a table, too, would become another table
+  if (state.guard.inHeader() !== undefined) return;
   const bytes = new Uint8Array(8);
   new DataView(bytes.buffer).setBigUint64(0, bits);
   await state.file.write(headerOffset.incompatible, bytes);

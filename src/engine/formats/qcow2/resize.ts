@@ -16,15 +16,21 @@ import { preallocate } from './preallocate.js';
 
 const SECTOR = 512;
 
+export interface GrowOptions {
+  readonly preallocation: Preallocation;
+  /** What is added hides what a longer backing file has there. */
+  readonly zeroNew?: boolean;
+}
+
 /**
  * Grows or shrinks the image. What is added is not allocated: where a backing file is longer than the image was, the
- * caller zeroes the new range. Throws `unsupported` with snapshots in version 2 images and with persistent bitmaps.
+ * caller zeroes the new range. Throws `unsupported` with snapshots in version 2 images. `has.bitmaps` prepares these.
  */
 export async function resize(
   parts: WriteParts,
   size: number,
-  preallocation: Preallocation,
-  has: { readonly snapshots: boolean; readonly bitmaps: boolean },
+  options: GrowOptions,
+  has: { readonly snapshots: boolean; readonly bitmaps: () => Promise<void> },
 ): Promise<void> {
   const { image } = parts;
   if (size % SECTOR !== 0) {
@@ -33,13 +39,16 @@ export async function resize(
   if (has.snapshots && image.header.version < 3) {
     throw new ImageError('unsupported', "Can't resize a v2 image which has snapshots");
   }
-  if (has.bitmaps) throw new ImageError('unsupported', "Can't resize an image which has persistent bitmaps");
   if (size < image.size) {
-    if (preallocation !== 'off') {
+    if (options.preallocation !== 'off') {
       throw new ImageError('unsupported', "Preallocation can't be used for shrinking an image");
     }
+    await has.bitmaps();
     await shrink(parts, size);
-  } else if (size > image.size) await grow(parts, size, preallocation);
+  } else if (size > image.size) {
+    await has.bitmaps();
+    await grow(parts, size, options);
+  }
 }
 
 async function writeSize(parts: WriteParts, size: number): Promise<void> {
@@ -72,8 +81,10 @@ async function zeroTail(parts: WriteParts): Promise<void> {
   if (at % clusterSize === 0) await image.data.zero({ at: at + inside, length: clusterSize - inside });
 }
 
-async function grow(parts: WriteParts, size: number, preallocation: Preallocation): Promise<void> {
-  const { image } = parts;
+async function grow(parts: WriteParts, size: number, options: GrowOptions): Promise<void> {
+  const { image, zeroer } = parts;
+  const { preallocation, zeroNew = false } = options;
+  const { clusterSize, subclusterSize } = image.geometry;
   const before = image.size;
   await zeroTail(parts);
   const entries = Math.ceil(size / image.geometry.l2Span);
@@ -81,7 +92,19 @@ async function grow(parts: WriteParts, size: number, preallocation: Preallocatio
   if (image.dataFile !== undefined && image.dataFile.size < size) await image.dataFile.truncate(size);
   // Preallocated before the size says so, and durable with it: the tables reach further than the image for a moment.
   if (preallocation !== 'off') {
-    await preallocate(parts, before, size, preallocation);
+    // The cluster that the old end is in may be the backing file's.
+    const from = image.header.backing === undefined ? before : Math.ceil(before / clusterSize) * clusterSize;
+    await preallocate(parts, from, size, preallocation);
+    await image.writeback.run();
+  }
+  const zeroFrom = Math.ceil(before / subclusterSize) * subclusterSize;
+  if (zeroNew && zeroFrom < size) {
+    // Version 2 has no zero flag.
+    if (!(await zeroer.zero({ at: zeroFrom, length: size - zeroFrom }, false))) {
+      throw new ImageError('unsupported', 'Failed to zero out new clusters: Operation not supported', {
+        errno: 'ENOTSUP',
+      });
+    }
     await image.writeback.run();
   }
   await writeSize(parts, size);
@@ -91,7 +114,7 @@ async function grow(parts: WriteParts, size: number, preallocation: Preallocatio
 async function growL1(parts: WriteParts, entries: number): Promise<void> {
   const { image, refcounts, tables } = parts;
   const { clusterSize } = image.geometry;
-  if (entries * 8 > MAX_L1_BYTES) {
+  if (entries * 8 > MAX_L1_BYTES || entries * image.geometry.l2Span > Number.MAX_SAFE_INTEGER) {
     throw new ImageError('limit', 'Failed to grow the L1 table: File too large', { errno: 'EFBIG' });
   }
   const place = await refcounts.allocateRun(Math.ceil((entries * 8) / clusterSize));

@@ -10,6 +10,7 @@ import {
   MAX_L1_BYTES,
   MAX_SNAPSHOT_EXTRA_BYTES,
   MAX_SNAPSHOT_TABLE_BYTES,
+  MAX_SNAPSHOTS,
   NO_ICOUNT,
   SnapshotEntry,
   SnapshotExtra,
@@ -20,6 +21,8 @@ export interface Snapshot {
   readonly info: SnapshotInfo;
   readonly l1TableOffset: bigint;
   readonly l1Size: number;
+  /** Extra data behind what is known here: kept as it is. */
+  readonly unknownExtra: Uint8Array;
 }
 
 export interface SnapshotTable {
@@ -61,7 +64,10 @@ export async function readSnapshots(file: Storage, header: Header): Promise<Snap
     const rest = await take(at, entry.extraDataSize + entry.idSize + entry.nameSize);
     at += rest.byteLength;
     if (at > MAX_SNAPSHOT_TABLE_BYTES) {
-      throw new ImageError('corrupt', 'Snapshot table is too large', { path: file.filename });
+      throw new ImageError('corrupt', 'Snapshot table is too big', {
+        path: file.filename,
+        hint: `You can force-remove all ${header.snapshotCount - index} overhanging snapshots with qemu-img check -r all`,
+      });
     }
     const known = new Uint8Array(SnapshotExtra.size).fill(0xff);
     known.set(rest.subarray(0, Math.min(SnapshotExtra.size, entry.extraDataSize)));
@@ -78,7 +84,12 @@ export async function readSnapshots(file: Storage, header: Header): Promise<Snap
       diskSize: has(16) ? clamp(extra.diskSize) : clamp(header.size),
       ...(has(24) && extra.icount !== NO_ICOUNT ? { icount: extra.icount } : {}),
     };
-    snapshots.push({ info, l1TableOffset: entry.l1TableOffset, l1Size: entry.l1Size });
+    snapshots.push({
+      info,
+      l1TableOffset: entry.l1TableOffset,
+      l1Size: entry.l1Size,
+      unknownExtra: rest.slice(Math.min(SnapshotExtra.size, entry.extraDataSize), entry.extraDataSize),
+    });
   }
   return { snapshots, bytes: at };
 }
@@ -86,6 +97,38 @@ export async function readSnapshots(file: Storage, header: Header): Promise<Snap
 /** For display only: a value too large to be exact cannot be true. */
 function clamp(value: bigint): number {
   return Number(value > BigInt(Number.MAX_SAFE_INTEGER) ? BigInt(Number.MAX_SAFE_INTEGER) : value);
+}
+
+/** The table as it is stored; every entry has all the extra data that is known. Throws `limit` where it gets too large. */
+export function encodeSnapshots(snapshots: readonly Snapshot[]): Uint8Array {
+  const toBytes = new TextEncoder();
+  const parts = snapshots.map(({ info, l1TableOffset, l1Size, unknownExtra }) => {
+    const known = SnapshotExtra.encode({
+      vmStateSizeLarge: BigInt(info.vmStateSize),
+      diskSize: BigInt(info.diskSize),
+      icount: info.icount ?? NO_ICOUNT,
+    });
+    const id = toBytes.encode(info.id);
+    const name = toBytes.encode(info.name);
+    const fixed = SnapshotEntry.encode({
+      l1TableOffset,
+      l1Size,
+      idSize: id.byteLength,
+      nameSize: name.byteLength,
+      dateSec: info.dateSec,
+      dateNsec: info.dateNsec,
+      vmClockNsec: info.vmClockNsec,
+      vmStateSize: info.vmStateSize < 2 ** 32 ? info.vmStateSize : 0,
+      extraDataSize: known.byteLength + unknownExtra.byteLength,
+    });
+    const entry = Buffer.concat([fixed, known, unknownExtra, id, name]);
+    return Buffer.concat([entry, new Uint8Array(-entry.byteLength & 7)]);
+  });
+  const table = Buffer.concat(parts);
+  if (snapshots.length > MAX_SNAPSHOTS || table.byteLength > MAX_SNAPSHOT_TABLE_BYTES) {
+    throw new ImageError('limit', 'File too large', { errno: 'EFBIG' });
+  }
+  return table;
 }
 
 /** Reads a snapshot's L1 table after checking that it can be one. */

@@ -1,7 +1,7 @@
 /** The active L1 table and its L2 tables for writing: made, copied where they are shared, and linked. */
 import { ImageError } from '../../error.js';
 import { hex, type Image, type L2Table } from './image.js';
-import { l1Copied, l1Offset, setL1, storeTable } from './layout.js';
+import { l1Copied, l1Offset, setCopied, setL1, storeTable } from './layout.js';
 import type { Refcounts } from './refcounts.js';
 
 /** Entries of the L1 table in one sector: the unit in which it is written. */
@@ -81,6 +81,14 @@ export class Tables {
     setL1(l1, index, 0, false);
     this.#dirtyL1.add(Math.floor((index * 2) / L1_SECTOR_WORDS));
     this.#refcounts.deferFree(at, geometry.clusterSize);
+  }
+
+  /** Says of an L2 table whether its refcount is exactly one. */
+  setL1Copied(index: number, copied: boolean): void {
+    const { l1 } = this.#image;
+    if (l1Copied(l1, index) === copied) return;
+    setCopied(l1, index * 2, copied);
+    this.#dirtyL1.add(Math.floor((index * 2) / L1_SECTOR_WORDS));
   }
 
   changed(entry: L2Table, firstEntry: number, count: number): void {

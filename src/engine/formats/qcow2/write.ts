@@ -103,7 +103,7 @@ export class Writer {
   #prepare: (() => Promise<void>) | undefined;
   #preparing: Promise<void> | undefined;
   /**
-   * Guest clusters (by index) that a target is out for and that it covers in part only: with subclusters, another writer
+   * Guest clusters (by index) that a target is out for and that are written in part only: with subclusters, another writer
    * may come for the rest, and must see the host cluster that the first one has chosen.
    */
   readonly #partial = new Map<number, { done: Promise<void>; settle: () => void }>();
@@ -199,6 +199,11 @@ export class Writer {
       if (way !== Way.fresh && offsetAt(table.table, entry * l2Words) !== start + count * clusterSize) break;
     }
 
+    if (extendedL2 && index !== this.#tables.indexOf(at)) {
+      // What is at the run's edges is looked up again below; bringing in the second table may have pushed out the first.
+      const again = this.#tables.existing(this.#tables.indexOf(at));
+      if (again instanceof Promise) return again;
+    }
     let host = start;
     let allocated = false;
     if (way === Way.fresh) {
@@ -300,23 +305,30 @@ export class Writer {
 
     const written = { from, to };
     const firstBits = bits(subOf(from), count === 1 ? subOf(to - 1) + 1 : 32);
-    const lastBits = count === 1 ? firstBits : bits(0, subOf(to - 1) + 1);
     const nothingNew = way === Way.inPlace && count === 1 && (head.present & firstBits) >>> 0 === firstBits;
     if (nothingNew) return { ...target, ...fills };
 
     const held: number[] = [];
     if (way === Way.fresh) {
-      if (firstBits !== ALL) held.push(first);
-      if (lastBits !== ALL && count > 1) held.push(last);
+      // Also where the rest of the cluster is copied along: only what is written is locked against others.
+      if (at > first * clusterSize || stop < (first + 1) * clusterSize) held.push(first);
+      if (stop < (last + 1) * clusterSize && count > 1) held.push(last);
       for (const cluster of held) this.#hold(cluster);
     }
     const release = () => {
       for (const cluster of held) this.#letGo(cluster);
     };
+    const commit = async () => {
+      try {
+        await this.link(first, count, host, written);
+      } finally {
+        release();
+      }
+    };
     return {
       ...target,
       ...fills,
-      commit: () => this.link(first, count, host, written, release),
+      commit,
       abort: () => {
         release();
         return allocated ? this.giveBack(host, count) : undefined;
@@ -357,7 +369,6 @@ export class Writer {
     count: number,
     host: number,
     written: { readonly from: number; readonly to: number } | undefined,
-    done?: () => void,
     from = 0,
   ): MaybePromise<void> {
     const { geometry } = this.#image;
@@ -365,7 +376,7 @@ export class Writer {
     for (let linked = from; linked < count; ) {
       const table = this.#tables.writable(Math.floor((first + linked) / l2Entries));
       if (table instanceof Promise) {
-        return table.then(() => this.link(first, count, host, written, done, linked));
+        return table.then(() => this.link(first, count, host, written, linked));
       }
       const entry = (first + linked) % l2Entries;
       const here = Math.min(count - linked, l2Entries - entry);
@@ -381,7 +392,6 @@ export class Writer {
       this.#tables.changed(table, entry, here);
       linked += here;
     }
-    done?.();
   }
 
   #linkOne(
@@ -433,8 +443,9 @@ export class Writer {
     const cluster = at / geometry.clusterSize;
     this.#image.checkAlive();
     for (;;) {
-      const wait = this.blocked(cluster, cluster) ?? this.#tables.due();
-      if (wait === undefined) break;
+      // The table first, as for other writes: a new image is laid out in the reference's order.
+      const wait = this.blocked(cluster, cluster) ?? this.#tables.writable(this.#tables.indexOf(at));
+      if (!(wait instanceof Promise)) break;
       await wait;
     }
     let place = this.#refcounts.allocateBytes(packed.byteLength);

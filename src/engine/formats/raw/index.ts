@@ -6,9 +6,12 @@ import type {
   FormatDriver,
   FormatInfo,
   FormatNode,
+  Measure,
+  MeasureSpec,
   OpenContext,
   WriteTarget,
 } from '../../node/driver.js';
+import { toldBelow } from '../../node/node-storage.js';
 import type { OptionDeclaration } from '../../node/option-table.js';
 import type { DataRun, MaybePromise, Preallocation, Range, Storage } from '../../storage/storage.js';
 
@@ -55,6 +58,10 @@ class RawNode implements FormatNode {
       : { kind: 'zero', length: run.length, storage: this.#file, at };
   }
 
+  locate(range: Range): Extent {
+    return { kind: 'data', length: range.length, storage: this.#file, at: range.at + this.#offset };
+  }
+
   prepareWrite(range: Range): WriteTarget {
     return {
       storage: this.#file,
@@ -76,10 +83,12 @@ class RawNode implements FormatNode {
 
   async resize(size: number, options: { readonly preallocation: Preallocation }): Promise<void> {
     if (options.preallocation === 'metadata') {
-      throw new ImageError('unsupported', `Unsupported preallocation mode '${options.preallocation}'`);
+      throw new ImageError('unsupported', `Unsupported preallocation mode: ${options.preallocation}`);
+    }
+    if (this.#window !== undefined) {
+      throw new ImageError('unsupported', 'Cannot resize fixed-size raw disks');
     }
     await this.#file.truncate(size + this.#offset, options.preallocation);
-    if (this.#window !== undefined) this.#window = size;
   }
 
   flush(): Promise<void> {
@@ -90,10 +99,9 @@ class RawNode implements FormatNode {
     // Nothing of its own: the file is the node layer's.
   }
 
-  info(): FormatInfo {
-    // raw has no flag of its own; files and devices of the host are told to be clean.
-    const { driver } = this.#file;
-    return driver === 'file' || driver === 'host_device' ? { dirty: false } : {};
+  /** raw has nothing of its own to tell. */
+  info(): Promise<FormatInfo> {
+    return toldBelow(this.#file);
   }
 }
 
@@ -129,6 +137,11 @@ export const raw: FormatDriver = {
   async create(context: CreateContext): Promise<void> {
     const preallocation = (context.options.preallocation as Preallocation | undefined) ?? 'off';
     await context.file.truncate(context.size, preallocation);
+  },
+  async measure({ size, source }: MeasureSpec): Promise<Measure> {
+    // Holes count: what they take depends on the filesystem.
+    const required = source === undefined ? ((size + 511n) / 512n) * 512n : size;
+    return { required, fullyAllocated: required };
   },
   supportsBacking: false,
 };

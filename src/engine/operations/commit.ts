@@ -1,0 +1,138 @@
+/** image-commit: what an image and the layers above a base hold goes into the base; then the image is emptied. */
+import type { ImageCommitParams, ImageCommitResult } from '../../protocol/commands/image-commit.js';
+import { errnoText, ImageError } from '../error.js';
+import { findLayer, mapAbove } from '../node/chain.js';
+import type { Extent } from '../node/driver.js';
+import type { ImageNode } from '../node/image.js';
+import { displayName, openImage } from '../node/open.js';
+import type { OperationContext } from './context.js';
+import { type CopySource, type CopyTotals, copy, type SourceRun } from './copy.js';
+
+const PARALLEL = 8;
+const SECTOR = 512;
+
+/** The reference's words for what goes wrong while it works: the errno's text alone. */
+function jobError(error: unknown, what = 'Block job failed'): unknown {
+  if (!(error instanceof ImageError) || error.kind === 'cancelled') return error;
+  const { errno } = error.context;
+  const text = errno === undefined ? error.message : errnoText(errno);
+  return new ImageError(error.kind, `${what}: ${text}`, error.context, error);
+}
+
+/** Everything that the layers above `base` hold. */
+function sourceAbove(top: ImageNode, base: ImageNode): CopySource {
+  const toRun = (extent: Extent): SourceRun => {
+    const { kind, length } = extent;
+    if (kind === 'data') return { kind, length, read: (into) => extent.storage.read(extent.at, into) };
+    if (kind === 'packed') return { kind: 'data', length, read: (into) => extent.read(into) };
+    return { kind: kind === 'zero' ? 'zero' : 'skip', length };
+  };
+  return {
+    size: top.size,
+    run(range) {
+      const found = mapAbove(top, base, range);
+      return found instanceof Promise ? found.then(toRun) : toRun(found);
+    },
+  };
+}
+
+/**
+ * Grows the base to the size of the image. What its own backing file has in the new range would show up there, in the image
+ * too: the image says zeros there itself before, and commits them.
+ */
+async function grow(top: ImageNode, base: ImageNode): Promise<void> {
+  const { size } = base;
+  if (size >= top.size) return;
+  if (base.format.resize === undefined) {
+    throw new ImageError('unsupported', 'Operation not supported', { path: base.filename, errno: 'ENOTSUP' });
+  }
+  const shown = Math.min(top.size, base.backing?.size ?? 0);
+  for (let at = size; at < shown; ) {
+    const extent = await mapAbove(top, base, { at, length: shown - at });
+    if (extent.kind === 'backing') await top.zero({ at, length: extent.length });
+    at += extent.length;
+  }
+  if (shown > size) await top.flush();
+  await base.format.resize(top.size, { preallocation: 'off' }).catch((error: unknown) => {
+    if (!(error instanceof ImageError) || error.kind !== 'unsupported' || error.context.errno !== undefined) {
+      throw error;
+    }
+    throw new ImageError(error.kind, error.message, { ...error.context, errno: 'ENOTSUP' }, error);
+  });
+}
+
+/**
+ * Writes what is above `base` (a layer under `top`, opened for writing) into it, durably, and empties `top` then if asked to.
+ * Whenever it breaks off, `top` reads as before.
+ */
+export async function commitInto(
+  top: ImageNode,
+  base: ImageNode,
+  empty: boolean,
+  context: OperationContext,
+): Promise<CopyTotals & { emptied: boolean }> {
+  let totals: CopyTotals;
+  try {
+    await grow(top, base);
+    totals = await copy(
+      sourceAbove(top, base),
+      base,
+      {
+        parallel: PARALLEL,
+        outOfOrder: false,
+        sparse: SECTOR,
+        keepData: true,
+        targetIsZero: false,
+        compress: false,
+      },
+      context,
+    );
+    await base.flush();
+  } catch (error) {
+    throw jobError(error);
+  }
+  const emptied = empty && top.format.makeEmpty !== undefined;
+  if (emptied) {
+    context.progress({ phase: 'empty', done: top.size, total: top.size, ...totals });
+    await top.format.makeEmpty!().catch((error: unknown) => {
+      throw jobError(error, `Failed to empty ${top.filename}`);
+    });
+  }
+  return { ...totals, emptied };
+}
+
+export async function commit(
+  params: ImageCommitParams,
+  context: OperationContext,
+): Promise<ImageCommitResult> {
+  const { base: wanted } = params;
+  const top = await openImage(params.image, { writable: true }, context);
+  let result: ImageCommitResult;
+  context.progress({ phase: 'copy', done: 0, total: top.size });
+  try {
+    const found = wanted === undefined ? top.backing : findLayer(top, wanted, context.cwd);
+    if (found === undefined) {
+      throw new ImageError(
+        'invalid',
+        wanted === undefined
+          ? 'Image does not have a backing file'
+          : `Did not find '${wanted}' in the backing chain of '${displayName(params.image)}'`,
+      );
+    }
+    let above = top;
+    while (above.backing !== found) above = above.backing!;
+    const base = await found.reopenWritable();
+    above.backing = base;
+    if (params['rate-limit'] !== undefined) context.setRate(params['rate-limit']);
+    const empty = params.drop !== true && wanted === undefined;
+    const totals = await commitInto(top, base, empty, context);
+    result = { base: base.filename, ...totals };
+  } catch (error) {
+    await top.close().catch(() => {});
+    throw error;
+  }
+  await top.close();
+  const { written, zeros } = result;
+  context.progress({ phase: 'done', done: top.size, total: top.size, written, zeros });
+  return result;
+}

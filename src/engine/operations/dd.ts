@@ -1,0 +1,105 @@
+/** image-dd: blocks of an image into a new one. */
+import { unlinkSync } from 'node:fs';
+import type { ImageDdParams, ImageDdResult } from '../../protocol/commands/image-dd.js';
+import { errnoText, hostError, ImageError } from '../error.js';
+import { loadDriver } from '../formats/index.js';
+import type { ImageNode } from '../node/image.js';
+import { displayName, openImage } from '../node/open.js';
+import type { OperationContext } from './context.js';
+import { type CopySource, copy, imageSource } from './copy.js';
+import { createImage } from './create.js';
+
+const PARALLEL = 8;
+/** How the copy loop's errors of reading begin. */
+const READ_ERROR = 'error while reading at byte ';
+
+/** The format of the target; the reference does not say the name of one that it does not know. */
+async function checkFormat(format: string): Promise<void> {
+  const driver = await loadDriver(format);
+  if (driver === undefined) throw new ImageError('invalid', 'Unknown file format');
+  if (driver.create === undefined) {
+    throw new ImageError('unsupported', `Format driver '${format}' does not support image creation`);
+  }
+}
+
+/** Bytes [from, to) of an image, as a source of their own. */
+function part(image: ImageNode, from: number, to: number): CopySource {
+  const whole = imageSource(image, false, 0);
+  return { size: to - from, run: ({ at, length }) => whole.run({ at: from + at, length }) };
+}
+
+/** Why bytes could not be moved, in the reference's words: which side it was, and the errno's text. */
+function failure(error: unknown): unknown {
+  if (!(error instanceof ImageError) || error.kind === 'cancelled') return error;
+  const { errno } = error.context;
+  const side = error.message.startsWith(READ_ERROR)
+    ? 'error while reading from input image file'
+    : 'error while writing to output image file';
+  return new ImageError(
+    error.kind,
+    `${side}: ${errno === undefined ? error.message : errnoText(errno)}`,
+    error.context,
+    error,
+  );
+}
+
+/**
+ * Copies blocks. The blocks are only how the range is told: reads and writes are as large as a conversion's.
+ *
+ * @throws ImageError; what a failed copy has created is removed again.
+ */
+export async function dd(params: ImageDdParams, context: OperationContext): Promise<ImageDdResult> {
+  const { target } = params;
+  const format = target.format ?? 'raw';
+  const block = params['block-size'] ?? 512;
+  await checkFormat(format);
+  const image = await openImage(params.image, {}, context);
+  let output: ImageNode | undefined;
+  let created: readonly string[] = [];
+  try {
+    const end = Math.min(image.size, (params.count ?? Number.POSITIVE_INFINITY) * block);
+    const start = (params.skip ?? 0) * block;
+    const from = Math.min(start, end);
+    try {
+      created = (await createImage({ filename: target.filename, format, size: end - from }, context)).created;
+    } catch (error) {
+      throw hostError(`${target.filename}: error while creating output image`, error);
+    }
+    output = await openImage({ filename: target.filename, format }, { writable: true }, context);
+    if (start > end) {
+      context.output({
+        stream: 'stderr',
+        text: `qemu-img: ${displayName(params.image)}: cannot skip to specified offset\n`,
+      });
+    }
+    const source = part(image, from, end);
+    const options = {
+      parallel: PARALLEL,
+      outOfOrder: false,
+      // Zeros too are written: the new file has all of its blocks.
+      sparse: 0,
+      targetIsZero: true,
+      compress: false,
+    };
+    await copy(source, output, options, context).catch((error: unknown) => {
+      throw failure(error);
+    });
+    await output.flush();
+    await output.close();
+    await image.close();
+    return { copied: source.size };
+  } catch (error) {
+    await output?.close().catch(() => {});
+    await image.close().catch(() => {});
+    created.forEach(remove);
+    throw error;
+  }
+}
+
+function remove(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // Somebody else has removed it.
+  }
+}

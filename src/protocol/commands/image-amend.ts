@@ -1,0 +1,55 @@
+import * as v from 'valibot';
+import { command, type ParamsOf, type ResultOf } from '../command.js';
+import { common, FormatOptions, ImageRef } from './common.js';
+
+export const imageAmend = command({
+  name: 'image-amend',
+  doc: 'Changes options of an existing image in place: what is given, in an order in which the image is sound at every instant.',
+  params: v.strictObject({
+    ...common,
+    image: ImageRef,
+    options: FormatOptions,
+    /** Allow changes that may make data unreadable. No format has such options so far. */
+    force: v.optional(v.boolean()),
+  }),
+  result: v.strictObject({}),
+  errors: [
+    'not-found',
+    'access',
+    'no-space',
+    'locked',
+    'corrupt',
+    'unsupported',
+    'denied',
+    'invalid',
+    'io',
+    'cancelled',
+  ],
+  job: true,
+});
+export type ImageAmendParams = ParamsOf<typeof imageAmend>;
+export type ImageAmendResult = ResultOf<typeof imageAmend>;
+
+export const amendOptions = command({
+  name: 'amend-options',
+  doc: 'Tells which options of an image can be changed, sorted by name: those of a `format`, or of the format of an `image`.',
+  params: v.strictObject({
+    ...common,
+    format: v.optional(v.string()),
+    image: v.optional(ImageRef),
+  }),
+  result: v.strictObject({
+    format: v.string(),
+    options: v.array(
+      v.strictObject({
+        name: v.string(),
+        type: v.picklist(['string', 'bool', 'number', 'size']),
+        help: v.string(),
+      }),
+    ),
+  }),
+  errors: ['not-found', 'access', 'unsupported', 'denied', 'invalid'],
+  job: true,
+});
+export type AmendOptionsParams = ParamsOf<typeof amendOptions>;
+export type AmendOptionsResult = ResultOf<typeof amendOptions>;

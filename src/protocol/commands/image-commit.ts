@@ -1,0 +1,41 @@
+import * as v from 'valibot';
+import { command, type ParamsOf, type ResultOf } from '../command.js';
+import { Bytes, common, ImageRef } from './common.js';
+
+export const imageCommit = command({
+  name: 'image-commit',
+  doc: 'Writes what an image holds of its own into its backing file, or into a layer further down, which grows where it is smaller. The image is emptied then, unless `drop` or `base` is given: the layers between image and base hold old data after.',
+  params: v.strictObject({
+    ...common,
+    image: ImageRef,
+    /** The layer to write into, by a name that the chain has for it; the backing file where absent. */
+    base: v.optional(v.string()),
+    /** Leave the image as it is. */
+    drop: v.optional(v.boolean()),
+    /** Bytes a second. */
+    'rate-limit': v.optional(Bytes),
+  }),
+  result: v.strictObject({
+    /** The file that was written into. */
+    base: v.string(),
+    /** Bytes written as data, and bytes of zeros. */
+    written: Bytes,
+    zeros: Bytes,
+    emptied: v.boolean(),
+  }),
+  errors: [
+    'not-found',
+    'access',
+    'no-space',
+    'locked',
+    'corrupt',
+    'unsupported',
+    'denied',
+    'invalid',
+    'io',
+    'cancelled',
+  ],
+  job: true,
+});
+export type ImageCommitParams = ParamsOf<typeof imageCommit>;
+export type ImageCommitResult = ResultOf<typeof imageCommit>;

@@ -1,0 +1,41 @@
+import * as v from 'valibot';
+import { command, type ParamsOf, type ResultOf } from '../command.js';
+import { Bytes, CacheMode, common, ImageRef } from './common.js';
+
+export const imageRebase = command({
+  name: 'image-rebase',
+  doc: 'Gives an image another backing file, or none. What the old backing file has and the new one has not is copied into the image first, so that it reads as before; with `unsafe` only the name is changed, and neither file needs to exist.',
+  params: v.strictObject({
+    ...common,
+    image: ImageRef,
+    /** The new backing file, relative to the image's folder; absent: none. */
+    backing: v.optional(v.string()),
+    'backing-format': v.optional(v.string()),
+    'backing-cache': v.optional(CacheMode),
+    /** Open the new backing file although another process writes it. */
+    'backing-force-share': v.optional(v.boolean()),
+    unsafe: v.optional(v.boolean()),
+    /** What is copied is compressed. */
+    compress: v.optional(v.boolean()),
+  }),
+  result: v.strictObject({
+    /** Bytes copied from the old backing file, and bytes of zeros that hide the new one's. */
+    written: Bytes,
+    zeros: Bytes,
+  }),
+  errors: [
+    'not-found',
+    'access',
+    'no-space',
+    'locked',
+    'corrupt',
+    'unsupported',
+    'denied',
+    'invalid',
+    'io',
+    'cancelled',
+  ],
+  job: true,
+});
+export type ImageRebaseParams = ParamsOf<typeof imageRebase>;
+export type ImageRebaseResult = ResultOf<typeof imageRebase>;
