@@ -11,7 +11,8 @@ import { writeStamped } from '../support/stamped.js';
 const MiB = 1024 * 1024;
 const folder = tempDir();
 const at = (name: string) => join(folder, name);
-const theirs = (args: readonly string[]) => run(reference.qemuImg!, args, { cwd: folder });
+/** The reference by its bare name: it calls itself by the name that it was started by. */
+const theirs = (args: readonly string[]) => run('qemu-img', args, { cwd: folder });
 const ours = (args: readonly string[]) => qemuImg(args, { cwd: folder });
 
 /** The same command line with both programs: the same text and exit code. */

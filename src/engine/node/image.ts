@@ -9,6 +9,8 @@ import { RangeLock } from './range-lock.js';
 
 /** Zeros are written, where they must be, in pieces of at most this many bytes. */
 const ZERO_CHUNK = 1024 * 1024;
+/** Reads up to this long are done in this thread where they can be. */
+const SMALL_READ = 128 * 1024;
 const ZEROS = Buffer.alloc(ZERO_CHUNK);
 
 /** The first run of a range, seen through the whole chain. */
@@ -204,8 +206,11 @@ export class ImageNode {
         const part = into.subarray(done, done + found.length);
         const extent = found.extent;
         let reading: Promise<void> | undefined;
-        if (extent?.kind === 'data') reading = extent.storage.read(extent.at, part);
-        else if (extent?.kind === 'packed') reading = extent.read(part);
+        if (extent?.kind === 'data') {
+          const { storage, at: from } = extent;
+          const now = part.byteLength <= SMALL_READ && storage.readNow?.(from, part) === true;
+          if (!now) reading = storage.read(from, part);
+        } else if (extent?.kind === 'packed') reading = extent.read(part);
         else part.fill(0);
         if (reading !== undefined) {
           // It may fail while the next run is looked up, before anyone waits for it.

@@ -8,7 +8,6 @@ import { displayName, openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
 import { type CopySource, type CopyTotals, copy, type SourceRun } from './copy.js';
 
-const PARALLEL = 8;
 const SECTOR = 512;
 
 /** The reference's words for what goes wrong while it works: the errno's text alone. */
@@ -78,7 +77,6 @@ export async function commitInto(
       sourceAbove(top, base),
       base,
       {
-        parallel: PARALLEL,
         outOfOrder: false,
         sparse: SECTOR,
         keepData: true,

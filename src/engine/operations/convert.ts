@@ -15,7 +15,6 @@ import { type CopySource, concatenated, copy, imageSource, type Salvage } from '
 import { checkCreateSpec, consistsOf, createImage } from './create.js';
 import { creatablePath } from './create-options.js';
 
-const DEFAULT_PARALLEL = 4;
 const DEFAULT_SPARSE = 4096;
 
 /** Finds a snapshot by `-l`: an id or name, or `snapshot.id=..,snapshot.name=..`. */
@@ -203,7 +202,7 @@ async function copyInto(
     concatenated(copied),
     target,
     {
-      parallel: params.parallel ?? DEFAULT_PARALLEL,
+      parallel: params.parallel,
       outOfOrder: params['out-of-order'] ?? false,
       sparse,
       targetIsZero,

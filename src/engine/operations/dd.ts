@@ -9,7 +9,6 @@ import type { OperationContext } from './context.js';
 import { type CopySource, copy, imageSource } from './copy.js';
 import { createImage } from './create.js';
 
-const PARALLEL = 8;
 /** How the copy loop's errors of reading begin. */
 const READ_ERROR = 'error while reading at byte ';
 
@@ -74,7 +73,6 @@ export async function dd(params: ImageDdParams, context: OperationContext): Prom
     }
     const source = part(image, from, end);
     const options = {
-      parallel: PARALLEL,
       outOfOrder: false,
       // Zeros too are written: the new file has all of its blocks.
       sparse: 0,

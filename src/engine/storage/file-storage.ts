@@ -4,6 +4,7 @@ import { hostError, ImageError } from '../error.js';
 import { checkRange, checkWritable, requestError } from './check.js';
 import type { DirectIo } from './direct.js';
 import { closeDescriptor, readFully, setLength, statDescriptor, syncData, writeFully } from './file-io.js';
+import { readCached } from './host/cached-read.js';
 import { codeOf } from './host/errno.js';
 import {
   changeSpace,
@@ -60,6 +61,8 @@ export interface FileState {
 const SECTOR = 512;
 /** What is allocated at the start of a new file: a page. */
 const FIRST_BLOCK = 4096;
+/** More than this at once would keep the thread from all else for too long. */
+const CACHED_READ_MAX = 4 * 1024 * 1024;
 const EMPTY: Range = { at: 0, length: 0 };
 
 /** Zeros are written in pieces of this many bytes. */
@@ -92,6 +95,8 @@ export class FileStorage implements Storage, FileFacet {
   #whenIdle: (() => void) | undefined;
   /** The last run of data that was found; a run never turns into a hole but by our own doing, or another's `-U`. */
   #run = { from: 0, to: 0 };
+  /** The host can tell what is in the page cache by reading it. */
+  #cachedReads = true;
   /** Up to here large writes need no reservation: reserved, or found allocated at open. */
   #reservedTo: number;
   #reserves: boolean | undefined;
@@ -133,6 +138,14 @@ export class FileStorage implements Storage, FileFacet {
     const direct = this.#direct;
     const range = { at, length: into.length };
     return this.#request('read', range, (fd) => (direct ? direct.read(at, into) : readFully(fd, at, into)));
+  }
+
+  readNow(at: number, into: Uint8Array): boolean {
+    if (!this.#cachedReads || this.#direct || into.length > CACHED_READ_MAX) return false;
+    checkRange(this.filename, 'read', at, into.length);
+    const count = into.length === 0 ? 0 : readCached(this.#descriptor(), at, into);
+    if (count === undefined) this.#cachedReads = false;
+    return count === into.length;
   }
 
   write(at: number, from: Uint8Array): Promise<void> {

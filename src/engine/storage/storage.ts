@@ -38,6 +38,11 @@ export interface Storage {
   allocated(): Promise<number | undefined>;
   /** Fills `into` from offset `at`; what lies past the end reads as zeros. */
   read(at: number, into: Uint8Array): Promise<void>;
+  /**
+   * As `read`, at once and in this thread, where the bytes are in memory: false where they are not, with `into` undefined.
+   * For one reader among writers this is cheaper than another thread; several readers are better off with `read`.
+   */
+  readNow?(at: number, into: Uint8Array): boolean;
   /** Writes all of `from` at offset `at`, growing the storage. */
   write(at: number, from: Uint8Array): Promise<void>;
   /** Makes the range read as zeros, growing the storage to its end; `unmap` lets the host space go. */

@@ -28,6 +28,9 @@ export interface Libc {
     [fdIn: number, offsetIn: Pointer, fdOut: number, offsetOut: Pointer, length: number, flags: number]
   >;
   /** Undefined where the C library is older than the call. */
+  readonly preadv2:
+    | CFunction<[fd: number, iov: Uint8Array, count: number, offset: number, flags: number]>
+    | undefined;
   readonly statx:
     | CFunction<[fd: number, path: string, flags: number, mask: number, into: Uint8Array]>
     | undefined;
@@ -68,6 +71,7 @@ function load(): Libc | undefined {
       copyFileRange: bind(
         'int64_t copy_file_range(int fd_in, void *off_in, int fd_out, void *off_out, size_t length, uint flags)',
       ),
+      preadv2: bindIfPresent('int64_t preadv2(int fd, void *iov, int count, int64_t offset, int flags)'),
       statx: bindIfPresent('int statx(int fd, str path, int flags, uint mask, void *into)'),
     };
   } catch {
