@@ -2,6 +2,7 @@
 import zlib from 'node:zlib';
 import { ImageError } from '../error.js';
 import { nativeZlib, Z_BUF_ERROR, Z_OK, Z_STREAM_END } from './native-zlib.js';
+import { inflatesHere } from './thread-pool.js';
 
 const DEFAULT_LEVEL = -1;
 
@@ -40,7 +41,9 @@ export async function compressRaw(
 async function inflate(packed: Uint8Array, into: Uint8Array, windowBits: number): Promise<number> {
   const native = nativeZlib();
   if (native !== undefined) {
-    const { code, produced } = await native.inflate(windowBits, packed, into);
+    const { code, produced } = inflatesHere(into.byteLength)
+      ? native.inflateNow(windowBits, packed, into)
+      : await native.inflate(windowBits, packed, into);
     // A stream that goes on past `into`, or input padding after it, is no error: qcow2 stores whole sectors.
     if (code === Z_STREAM_END || ((code === Z_OK || code === Z_BUF_ERROR) && produced === into.byteLength)) {
       return produced;

@@ -36,6 +36,8 @@ export interface ZResult {
 /** One z_stream, made once and reset before each use. Runs one call at a time. */
 interface ZStream {
   run(input: Uint8Array, output: Uint8Array): Promise<ZResult>;
+  /** The same in this thread. */
+  runNow(input: Uint8Array, output: Uint8Array): ZResult;
 }
 
 export interface NativeZlib {
@@ -43,6 +45,8 @@ export interface NativeZlib {
   deflate(windowBits: number, level: number, input: Uint8Array, output: Uint8Array): Promise<ZResult>;
   /** One call of inflate(Z_FINISH); windowBits as in inflateInit2 (negative: raw). */
   inflate(windowBits: number, input: Uint8Array, output: Uint8Array): Promise<ZResult>;
+  /** The same in this thread: for units that take no longer than handing them to another. */
+  inflateNow(windowBits: number, input: Uint8Array, output: Uint8Array): ZResult;
 }
 
 function bind(): NativeZlib | undefined {
@@ -74,31 +78,45 @@ function bind(): NativeZlib | undefined {
     if (init(state) !== Z_OK) throw new Error(`${kind}Init2 failed`);
     const work = functions[kind]!;
     const reset = functions[`${kind}Reset`]!;
+    const prepare = (input: Uint8Array, output: Uint8Array) => {
+      reset(state);
+      state.writeBigUInt64LE(BigInt(koffi.address(input)), NEXT_IN);
+      state.writeUInt32LE(input.byteLength, AVAIL_IN);
+      state.writeBigUInt64LE(BigInt(koffi.address(output)), NEXT_OUT);
+      state.writeUInt32LE(output.byteLength, AVAIL_OUT);
+    };
+    const result = (code: number, input: Uint8Array, output: Uint8Array): ZResult => ({
+      code,
+      produced: output.byteLength - state.readUInt32LE(AVAIL_OUT),
+      consumed: input.byteLength - state.readUInt32LE(AVAIL_IN),
+    });
     return {
       run: (input, output) =>
         new Promise((resolve, reject) => {
-          reset(state);
-          state.writeBigUInt64LE(BigInt(koffi.address(input)), NEXT_IN);
-          state.writeUInt32LE(input.byteLength, AVAIL_IN);
-          state.writeBigUInt64LE(BigInt(koffi.address(output)), NEXT_OUT);
-          state.writeUInt32LE(output.byteLength, AVAIL_OUT);
+          prepare(input, output);
           // The closure keeps both buffers alive for as long as the other thread uses them.
           work.async(state, Z_FINISH, (error: unknown, code: number) => {
             if (error) reject(error);
-            else {
-              resolve({
-                code,
-                produced: output.byteLength - state.readUInt32LE(AVAIL_OUT),
-                consumed: input.byteLength - state.readUInt32LE(AVAIL_IN),
-              });
-            }
+            else resolve(result(code, input, output));
           });
         }),
+      runNow: (input, output) => {
+        prepare(input, output);
+        return result(work(state, Z_FINISH), input, output);
+      },
     };
   };
 
   /** Idle streams by their parameters; there are never more than were in use at once. */
   const idle = new Map<string, ZStream[]>();
+  const poolOf = (key: string): ZStream[] => {
+    let pool = idle.get(key);
+    if (pool === undefined) {
+      pool = [];
+      idle.set(key, pool);
+    }
+    return pool;
+  };
   const withStream = (
     key: string,
     make: () => ZStream,
@@ -106,11 +124,7 @@ function bind(): NativeZlib | undefined {
     output: Uint8Array,
   ): Promise<ZResult> =>
     onThreadPool(async () => {
-      let pool = idle.get(key);
-      if (pool === undefined) {
-        pool = [];
-        idle.set(key, pool);
-      }
+      const pool = poolOf(key);
       const used = pool.pop() ?? make();
       try {
         return await used.run(input, output);
@@ -118,6 +132,8 @@ function bind(): NativeZlib | undefined {
         pool.push(used);
       }
     });
+  const inflater = (windowBits: number) =>
+    stream('inflate', (state) => functions.inflateInit2_!(state, windowBits, ZLIB_VERSION, Z_STREAM_SIZE));
 
   return {
     deflate: (windowBits, level, input, output) =>
@@ -131,15 +147,13 @@ function bind(): NativeZlib | undefined {
         output,
       ),
     inflate: (windowBits, input, output) =>
-      withStream(
-        `i${windowBits}`,
-        () =>
-          stream('inflate', (state) =>
-            functions.inflateInit2_!(state, windowBits, ZLIB_VERSION, Z_STREAM_SIZE),
-          ),
-        input,
-        output,
-      ),
+      withStream(`i${windowBits}`, () => inflater(windowBits), input, output),
+    inflateNow: (windowBits, input, output) => {
+      const pool = poolOf(`i${windowBits}`);
+      const used = pool.pop() ?? inflater(windowBits);
+      pool.push(used);
+      return used.runNow(input, output);
+    },
   };
 }
 

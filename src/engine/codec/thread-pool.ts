@@ -4,6 +4,20 @@
  */
 const IN_FLIGHT = 16;
 
+/** Up to this many bytes of output, inflating takes about as long as handing the work to another thread (60 us). */
+const SMALL = 256 * 1024;
+let turn = false;
+
+/**
+ * Whether a unit that inflates to `bytes` is done in the caller's thread: of small ones every second, so that this thread
+ * and the pool share them.
+ */
+export function inflatesHere(bytes: number): boolean {
+  if (bytes > SMALL) return false;
+  turn = !turn;
+  return turn || running >= IN_FLIGHT;
+}
+
 let running = 0;
 const waiting: (() => void)[] = [];
 

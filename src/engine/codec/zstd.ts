@@ -5,7 +5,7 @@
 import { createRequire } from 'node:module';
 import zlib from 'node:zlib';
 import { ImageError } from '../error.js';
-import { onThreadPool } from './thread-pool.js';
+import { inflatesHere, onThreadPool } from './thread-pool.js';
 
 /** libzstd's ZSTD_CLEVEL_DEFAULT: what the reference writes with. */
 const LEVEL = 3;
@@ -62,6 +62,13 @@ function bindLibrary(): Zstd | undefined {
   };
   const withC = pool(createC);
   const withD = pool(createD);
+  let context: unknown;
+  /** In this thread: as long as waking another takes. */
+  const decompressNow = (into: Uint8Array, packed: Uint8Array, length: number): number => {
+    context ??= createD();
+    const result = decompress(context, into, into.byteLength, packed, length);
+    return isError(result) ? -1 : Number(result);
+  };
   return {
     async compress(data, output) {
       const size = await withC(compress, output, output.byteLength, data, data.byteLength, LEVEL);
@@ -71,7 +78,9 @@ function bindLibrary(): Zstd | undefined {
       const size = frameSize(packed, packed.byteLength);
       if (isError(size)) throw corrupt();
       const consumed = Number(size);
-      const produced = await withD(decompress, into, into.byteLength, packed, consumed);
+      const produced = inflatesHere(into.byteLength)
+        ? decompressNow(into, packed, consumed)
+        : await withD(decompress, into, into.byteLength, packed, consumed);
       if (produced < 0) throw corrupt();
       return { consumed, produced };
     },

@@ -43,7 +43,7 @@ export class CompressedReader {
     }
     const age = this.#age;
     const packed = Buffer.allocUnsafe(stored.length);
-    await file.read(stored.at, packed);
+    if (file.readNow?.(stored.at, packed) !== true) await file.read(stored.at, packed);
     if (whole) {
       await this.#unpack(packed, into);
       return;
