@@ -149,7 +149,8 @@ export class RecordingStorage implements Storage {
   write(at: number, from: Uint8Array): Promise<void> {
     const { first, last } = wholeSectors(at, from.length);
     // the caller may use its buffer again as soon as the write is done
-    const data = first < last ? from.slice(first - at, last - at) : new Uint8Array(0);
+    // A copy: the caller's buffer is used again (and a Buffer's slice would be a view).
+    const data = first < last ? new Uint8Array(from.subarray(first - at, last - at)) : new Uint8Array(0);
     const edges: Piece[] = [];
     return this.#log.record(this.#name, { kind: 'write', at: first, data, edges }, async () => {
       await this.#inner.write(at, from);

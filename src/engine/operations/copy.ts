@@ -21,6 +21,8 @@ const DONE: Promise<void> = Promise.resolve();
  */
 const WINDOW = 4 * 1024 * 1024;
 const IN_FLIGHT = 2;
+/** As far as the reference looks ahead: what is wrong is told in its order. */
+const SALVAGE_WINDOW = 2 * 1024 * 1024;
 /** Compressed writing keeps fewer bytes a window: what is being compressed at once is bounded by windows in flight. */
 const PACKED_WINDOW = 512 * 1024;
 const PACKED_IN_FLIGHT = 6;
@@ -219,8 +221,9 @@ class Copy {
     this.#target = target;
     this.#options = options;
     this.#context = context;
-    const unit = options.compress ? target.format.pack!.unit : target.format.unit;
-    this.#window = Math.max(unit, options.compress ? PACKED_WINDOW : WINDOW);
+    const { compress, salvage } = options;
+    const unit = compress ? target.format.pack!.unit : target.format.unit;
+    this.#window = Math.max(unit, compress ? PACKED_WINDOW : salvage === undefined ? WINDOW : SALVAGE_WINDOW);
     this.#block = Math.max(512, unit, 2 ** Math.floor(Math.log2(Math.max(1, options.sparse))));
   }
 
@@ -381,13 +384,16 @@ class Copy {
       if (run.read === undefined) part.fill(0);
       else {
         const reading = run.read(part);
-        reads.push(
-          this.#options.salvage === undefined
-            ? reading.catch((error) => {
-                throw failed('read', window.at + offset, error);
-              })
-            : reading.catch(() => this.#salvage(window.at + offset, part)),
-        );
+        if (this.#options.salvage !== undefined) {
+          // One after another, so that what cannot be read is told in guest order.
+          await reading.catch(() => this.#salvage(window.at + offset, part));
+        } else {
+          reads.push(
+            reading.catch((error) => {
+              throw failed('read', window.at + offset, error);
+            }),
+          );
+        }
       }
     }
     if (reads.length === 1) await reads[0];

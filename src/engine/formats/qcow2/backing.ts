@@ -100,7 +100,7 @@ function detourOf(
   const at = Math.floor((final.byteLength - tail.byteLength) / SECTOR) * SECTOR;
   const skipFrom = fixed + ExtensionHeader.size;
   if (at < Math.max(usedBytes(old), finalBytes, SECTOR) || skipFrom > Math.min(SECTOR, at)) return undefined;
-  const cluster = old.slice();
+  const cluster = new Uint8Array(old);
   cluster.set(final.subarray(0, fixed));
   ExtensionHeader.encodeInto({ type: SKIP, length: at - skipFrom }, cluster, fixed);
   cluster.fill(0, at);

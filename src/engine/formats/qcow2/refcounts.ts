@@ -70,7 +70,7 @@ export class Refcounts {
       image.refcountCacheBytes,
       {
         fromDisk: (bytes) => bytes,
-        toDisk: (block, from, to) => block.slice(from, to),
+        toDisk: (block, from, to) => new Uint8Array(block.subarray(from, to)),
       },
     );
   }
