@@ -21,7 +21,6 @@ const SHORT = new Set([
   'raw 221',
   'qcow2 012',
   'qcow2 025',
-  'qcow2 049',
   'qcow2 104',
   'qcow2 179',
   'qcow2 290',
