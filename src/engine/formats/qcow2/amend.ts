@@ -10,6 +10,7 @@ import { Autoclear, Compatible, ExtensionType, Incompatible, MAX_REFCOUNT_ORDER 
 import type { WriteParts } from './node.js';
 import { createOptions } from './options.js';
 import { changeRefcountOrder } from './refcount-width.js';
+import { completeTable, type SnapshotList } from './snapshot-edit.js';
 import type { Snapshot } from './snapshots.js';
 
 /** Version 2 has no other width of refcounts: 16 bits. */
@@ -141,8 +142,9 @@ async function writeHeader({ image }: WriteParts, change: Partial<Header>): Prom
   image.header = { ...image.header, ...change, extensions: image.header.extensions };
 }
 
-function upgrade(parts: WriteParts): Promise<void> {
-  return writeHeader(parts, { version: 3, refcountOrder: V2_REFCOUNT_ORDER });
+async function upgrade(parts: WriteParts, list: SnapshotList): Promise<void> {
+  await completeTable(parts, list);
+  await writeHeader(parts, { version: 3, refcountOrder: V2_REFCOUNT_ORDER });
 }
 
 async function downgrade(
@@ -184,20 +186,21 @@ async function setFeature(
   await image.file.flush();
 }
 
-/** See AmendFacet. `snapshots` are those that the image has. */
+/** See AmendFacet. */
 export async function amend(
   parts: WriteParts,
-  snapshots: readonly Snapshot[],
+  list: SnapshotList,
   options: OptionValues,
   context: AmendContext,
 ): Promise<void> {
   const { image } = parts;
+  const snapshots = list.get();
   image.checkAlive();
   const changes = changesOf(options, parts);
   const before = image.header.version;
   if (changes.version < before) checkDowngrade(parts, snapshots, changes);
   // Up first: what follows may need it. Down last: what prevents it may be gone by then.
-  if (changes.version > before) await upgrade(parts);
+  if (changes.version > before) await upgrade(parts, list);
   if (changes.refcountOrder !== image.geometry.refcountOrder) {
     await changeRefcountOrder(parts, changes.refcountOrder, context);
   }
@@ -208,5 +211,5 @@ export async function amend(
     await setFeature(parts, 'compatible', Compatible.lazyRefcounts, changes.lazy);
   }
   if (changes.size !== undefined && changes.size !== image.size) await context.resize(changes.size);
-  if (changes.version < before) await downgrade(parts, snapshots, context);
+  if (changes.version < before) await downgrade(parts, list.get(), context);
 }

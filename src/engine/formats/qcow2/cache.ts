@@ -19,6 +19,8 @@ export interface TableForm<T> {
   fromDisk(bytes: Uint8Array): T;
   /** A copy in disk order; `from` and `to` are bytes, multiples of a sector. */
   toDisk(table: T, from: number, to: number): Uint8Array;
+  /** What the storage hears before a table is read, and before one is written. */
+  readonly events: { readonly load: string; readonly update: string };
 }
 
 /** Tables are written in whole sectors. */
@@ -89,6 +91,7 @@ export class TableCache<T> {
 
   async #read(at: number, wanted: () => boolean): Promise<void> {
     const bytes = new Uint8Array(this.#tableBytes);
+    this.#file.event?.(this.#form.events.load);
     await this.#file.read(at, bytes);
     // The table may have been freed meanwhile, and a new one have taken its place: then that is the one that counts.
     if (wanted() && !this.#tables.has(at)) this.#insert(at, this.#form.fromDisk(bytes));
@@ -209,6 +212,7 @@ export class TableCache<T> {
     const first = parts[0]!;
     try {
       const whole = copies.length === 1 ? copies[0]! : Buffer.concat(copies);
+      this.#file.event?.(this.#form.events.update);
       await this.#file.write(first.entry.at + first.from, whole);
     } catch (error) {
       for (const { entry, from, to } of parts)

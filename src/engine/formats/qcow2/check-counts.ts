@@ -27,6 +27,8 @@ export class ReferenceCounts {
   readonly #large = new Map<number, number>();
   readonly #max: number;
   #bytes = 0;
+  /** Clusters [from, end) that all have references. */
+  #used = { from: 0, end: 0 };
 
   /** For a file of `clusters` clusters and refcounts up to `max`. */
   constructor(clusters: number, max: number) {
@@ -85,16 +87,42 @@ export class ReferenceCounts {
 
   /** The first cluster from `from` on that begins a run of `count` without references. */
   freeRun(from: number, count: number): number {
-    let start = from;
-    let length = 0;
-    for (let cluster = from; length < count; cluster++) {
+    let start = this.#pastUsed(from);
+    let cluster = start;
+    while (cluster - start < count) {
       const chunk = this.chunks[cluster >>> CHUNK_BITS];
-      if (chunk === undefined || chunk[cluster & (CHUNK - 1)] === 0) length += 1;
+      if (chunk === undefined) cluster = ((cluster >>> CHUNK_BITS) + 1) * CHUNK;
+      else if (chunk[cluster & (CHUNK - 1)] === 0) cluster += 1;
       else {
-        start = cluster + 1;
-        length = 0;
+        cluster = this.#pastUsed(cluster);
+        start = cluster;
       }
     }
     return start;
+  }
+
+  /** Takes all references to a cluster back. */
+  release(cluster: number): void {
+    const chunk = this.chunks[cluster >>> CHUNK_BITS];
+    if (chunk !== undefined) chunk[cluster & (CHUNK - 1)] = 0;
+    if (cluster >= this.#used.from && cluster < this.#used.end) this.#used = { from: 0, end: 0 };
+  }
+
+  /**
+   * The first cluster from `from` on without references. Remembers the longest run that it has gone over: in a full file each
+   * of many searches would go over it again.
+   */
+  #pastUsed(from: number): number {
+    const known = this.#used;
+    const inKnown = from >= known.from && from <= known.end;
+    let cluster = inKnown ? known.end : from;
+    for (;;) {
+      const chunk = this.chunks[cluster >>> CHUNK_BITS];
+      if (chunk === undefined || chunk[cluster & (CHUNK - 1)] === 0) break;
+      cluster += 1;
+    }
+    if (inKnown) this.#used = { from: known.from, end: cluster };
+    else if (cluster - from > known.end - known.from) this.#used = { from, end: cluster };
+    return cluster;
   }
 }

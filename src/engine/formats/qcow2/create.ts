@@ -268,7 +268,7 @@ export async function createQcow2(context: CreateContext): Promise<void> {
       throw backingError(p.backing, 'ENOSPC', error);
     }
   }
-  const dataFile = p.dataFile === undefined ? undefined : await context.createExtra(p.dataFile);
+  const dataFile = p.dataFile === undefined ? undefined : await context.openExtra(p.dataFile);
   let opened = false;
   try {
     if (dataFile !== undefined) {

@@ -2,6 +2,7 @@
 import {
   ExtensionType,
   type Geometry,
+  headerOffset,
   l1Offset,
   refcountAccess,
   refcountTableOffset,
@@ -26,14 +27,10 @@ const SELF_CONTAINED: readonly number[] = [ExtensionType.backingFormat, Extensio
  */
 export async function emptyWhole(parts: WriteParts): Promise<boolean> {
   const { image, refcounts } = parts;
-  const { file, header, geometry, dataFile } = image;
+  const { file, header, geometry } = image;
   const { clusterSize } = geometry;
   image.checkAlive();
-  const simple =
-    dataFile === undefined &&
-    header.cryptMethod === 0 &&
-    header.snapshotCount === 0 &&
-    header.extensions.every(({ type }) => SELF_CONTAINED.includes(type));
+  const simple = holdsGuestOnly(parts);
   const l1At = Number(header.l1TableOffset);
   const tableAt = Number(header.refcountTableOffset);
   const live: Clusters[] = [
@@ -44,6 +41,7 @@ export async function emptyWhole(parts: WriteParts): Promise<boolean> {
   const kept = simple ? blocksFor(refcounts.table, live, geometry, file.size) : undefined;
   if (kept === undefined) return false;
 
+  file.event?.('l1_update');
   // Nothing refers to the guest's clusters any more: from here on a crash leaks them.
   await file.write(l1At, new Uint8Array(header.l1Size * 8));
   await file.flush();
@@ -65,6 +63,70 @@ export async function emptyWhole(parts: WriteParts): Promise<boolean> {
   }
   await file.flush();
   await giveBack(parts, live);
+  return true;
+}
+
+/** True where nothing but the guest's data, and what maps and counts it, has clusters. */
+function holdsGuestOnly({ image }: WriteParts): boolean {
+  const { dataFile, header } = image;
+  return (
+    dataFile === undefined &&
+    header.cryptMethod === 0 &&
+    header.snapshotCount === 0 &&
+    header.extensions.every(({ type }) => SELF_CONTAINED.includes(type))
+  );
+}
+
+/**
+ * Makes a version 3 image as small as one that was just created: header, refcount table, one refcount block, L1 table. While
+ * the counts are not to be believed the image is marked dirty, and whoever opens it for writing counts anew. False, and
+ * nothing done, where other things than the guest's data have clusters, or one block would not do. What is in memory must
+ * be flushed before, and read again after.
+ */
+export async function emptyCompact(parts: WriteParts): Promise<boolean> {
+  const { image } = parts;
+  const { file, header, geometry } = image;
+  const { clusterSize, refcountBlockEntries } = geometry;
+  image.checkAlive();
+  const l1Clusters = Math.ceil((header.l1Size * 8) / clusterSize);
+  const clusters = 3 + l1Clusters;
+  if (header.version < 3 || !holdsGuestOnly(parts) || clusters > refcountBlockEntries) return false;
+  const [tableAt, blockAt, l1At] = [1, 2, 3].map((cluster) => cluster * clusterSize) as [
+    number,
+    number,
+    number,
+  ];
+
+  await image.markDirty(true);
+  file.event?.('l1_update');
+  if (l1Clusters > 0) {
+    await file.zero({ at: Number(header.l1TableOffset), length: l1Clusters * clusterSize });
+    await file.flush();
+  }
+  // Nothing refers to the guest's clusters any more.
+  file.event?.('empty_image_prepare');
+  await file.zero({ at: tableAt, length: (2 + l1Clusters) * clusterSize });
+  await file.flush();
+  file.event?.('reftable_update');
+  // Places and lengths of both tables are next to each other, in one sector: one write.
+  const pointers = new Uint8Array(headerOffset.refcountTableClusters + 4 - headerOffset.l1TableOffset);
+  const view = new DataView(pointers.buffer);
+  view.setBigUint64(0, BigInt(l1Clusters > 0 ? l1At : 0));
+  view.setBigUint64(headerOffset.refcountTableOffset - headerOffset.l1TableOffset, BigInt(tableAt));
+  view.setUint32(headerOffset.refcountTableClusters - headerOffset.l1TableOffset, 1);
+  await file.write(headerOffset.l1TableOffset, pointers);
+  await file.flush();
+  file.event?.('refblock_alloc');
+  const access = refcountAccess(geometry.refcountOrder);
+  const block = new Uint8Array(clusterSize);
+  for (let cluster = 0; cluster < clusters; cluster++) access.set(block, cluster, 1);
+  const table = new Uint32Array(clusterSize / 4);
+  setRefcountTable(table, 0, blockAt);
+  await file.write(tableAt, storeTable(table));
+  await file.write(blockAt, block);
+  await file.flush();
+  await file.truncate(clusters * clusterSize).catch(() => {});
+  await image.markDirty(false);
   return true;
 }
 

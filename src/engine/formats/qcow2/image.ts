@@ -29,6 +29,8 @@ export class Image {
   geometry: Geometry;
   readonly writable: boolean;
   readonly l2: TableCache<Uint32Array>;
+  /** A line for the user, as it is. */
+  readonly say: (line: string) => void;
   /** The active L1 table, host order. */
   l1: Uint32Array;
   /** Guest size in bytes. */
@@ -52,6 +54,7 @@ export class Image {
     /** What to hold in memory at most, in bytes; the defaults where undefined. */
     l2CacheBytes?: number | undefined;
     refcountCacheBytes?: number | undefined;
+    say?: ((line: string) => void) | undefined;
   }) {
     this.file = of.file;
     this.dataFile = of.dataFile;
@@ -61,6 +64,7 @@ export class Image {
     this.writable = of.writable;
     this.l1 = of.l1;
     this.size = of.size;
+    this.say = of.say ?? (() => {});
     this.refcountCacheBytes = of.refcountCacheBytes ?? REFCOUNT_CACHE_BYTES;
     this.l2 = new TableCache<Uint32Array>(
       of.file,
@@ -69,6 +73,7 @@ export class Image {
       {
         fromDisk: (bytes) => loadTable(new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)),
         toDisk: (table, from, to) => storeTable(table, from / 4, to / 4),
+        events: { load: 'l2_load', update: 'l2_update' },
       },
     );
   }

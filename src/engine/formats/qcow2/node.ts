@@ -21,14 +21,14 @@ import type { BitmapDirectory, StoredBitmap } from './bitmaps.js';
 import { GUEST_DATA, type Stage, Writeback } from './cache.js';
 import { checker } from './check.js';
 import { CompressedReader, compressCluster } from './compressed.js';
-import { emptyByEntries, emptyWhole } from './empty.js';
+import { emptyByEntries, emptyCompact, emptyWhole } from './empty.js';
 import { type Header, readHeader } from './header.js';
 import type { Image } from './image.js';
 import { describe } from './info.js';
 import { Mapping } from './mapping.js';
 import type { Refcounts } from './refcounts.js';
 import { resize } from './resize.js';
-import { snapshotEditor } from './snapshot-edit.js';
+import { type SnapshotList, snapshotEditor } from './snapshot-edit.js';
 import { reach, readSnapshotL1, type Snapshot } from './snapshots.js';
 import { Tables } from './tables.js';
 import { Writer } from './write.js';
@@ -134,6 +134,13 @@ export class Qcow2Node implements FormatNode {
       this.#write = { image, refcounts, tables, writer, zeroer: new Zeroer(image, tables, writer) };
     }
     const write = this.#write;
+    const snapshotList: SnapshotList = {
+      get: () => this.#snapshots,
+      set: (snapshots) => {
+        this.#snapshots = snapshots;
+      },
+      contentReplaced: () => this.#packed.forget(),
+    };
     // Compressed clusters are always in the image file itself, which an external data file forbids.
     this.pack =
       image.geometry.externalData || write === undefined
@@ -149,7 +156,7 @@ export class Qcow2Node implements FormatNode {
     this.amender =
       write === undefined
         ? undefined
-        : { amend: (options, context) => amend(write, this.#snapshots, options, context) };
+        : { amend: (options, context) => amend(write, snapshotList, options, context) };
     this.checker = checker({
       file: image.file,
       quiesce: () => this.flush(),
@@ -160,15 +167,7 @@ export class Qcow2Node implements FormatNode {
       view: (snapshot) => this.#view(snapshot),
       // Clusters of an external data file have no refcounts: nothing can be kept of them.
       edit:
-        write === undefined || image.geometry.externalData
-          ? undefined
-          : snapshotEditor(write, {
-              get: () => this.#snapshots,
-              set: (snapshots) => {
-                this.#snapshots = snapshots;
-              },
-              contentReplaced: () => this.#packed.forget(),
-            }),
+        write === undefined || image.geometry.externalData ? undefined : snapshotEditor(write, snapshotList),
     };
   }
 
@@ -226,7 +225,7 @@ export class Qcow2Node implements FormatNode {
   async makeEmpty(): Promise<void> {
     const parts = this.writeParts;
     await this.flush();
-    if (!(await emptyWhole(parts))) return emptyByEntries(parts);
+    if (!(await emptyCompact(parts)) && !(await emptyWhole(parts))) return emptyByEntries(parts);
     await this.#reload();
   }
 

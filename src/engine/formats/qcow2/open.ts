@@ -136,7 +136,8 @@ async function openDataFile(context: OpenContext, header: Header): Promise<Stora
   if (context.metadataOnly) return undefined;
   const stored = extension(header, ExtensionType.dataFile);
   const name = stored === undefined ? undefined : cString(stored);
-  const found = await context.openChild('data-file', name, { writable: context.writable });
+  // As in the reference: a relative name belongs to the caller's folder, unlike that of a backing file.
+  const found = await context.openChild('data-file', name, { writable: context.writable, inCwd: true });
   if (found === undefined) throw new ImageError('invalid', "'data-file' is required for this image");
   return found;
 }
@@ -208,6 +209,7 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
       size: Number(header.size),
       l2CacheBytes: context.options['l2-cache-size'] as number | undefined,
       refcountCacheBytes: context.options['refcount-cache-size'] as number | undefined,
+      say: context.say,
     });
     image.snapshotTableBytes = snapshots.bytes;
     let refcounts: Refcounts | undefined;

@@ -29,6 +29,8 @@ interface Structure {
   readonly access: RefcountAccess;
   readonly blocks: Map<number, number>;
   table: HostRun | undefined;
+  /** Walks over the present counts that it took to find places for all. */
+  walks: number;
   /** All clusters that were taken for it. */
   readonly taken: HostRun[];
 }
@@ -50,6 +52,7 @@ export async function changeRefcountOrder(
     access: refcountAccess(order),
     blocks: new Map(),
     table: undefined,
+    walks: 0,
     taken: [],
   };
   try {
@@ -90,7 +93,8 @@ async function place(parts: WriteParts, next: Structure, context: AmendContext):
     return run;
   };
   for (let round = 0; ; round++) {
-    const missing = await missingSlots(parts, next, context, round === 0);
+    next.walks = round + 1;
+    const missing = await missingSlots(parts, next, context, round);
     if (missing.length > 0) {
       const { at } = await take(missing.length);
       missing.forEach((slot, index) => {
@@ -117,8 +121,11 @@ async function missingSlots(
   parts: WriteParts,
   next: Structure,
   context: AmendContext,
-  check: boolean,
+  round: number,
 ): Promise<number[]> {
+  const check = round === 0;
+  // This one and the one that writes, at the least; usually one to find places and one to find them enough.
+  const walks = Math.max(round + 2, 3);
   const { image, refcounts } = parts;
   const { refcountBlockEntries: entries, clusterSize, refcountOrder } = image.geometry;
   const { refcountBlockEntries: perBlock, maxRefcount, refcountBits } = next.geometry;
@@ -145,8 +152,9 @@ async function missingSlots(
       // The rest of a range that has its block is of no interest, where there is nothing to check.
       if (!check) entry = Math.min(entries, (wanted + 1) * perBlock - first) - 1;
     }
-    context.progress(check ? slot + 1 : slots, slots * 2);
+    context.progress(round * slots + slot, walks * slots);
   }
+  context.progress(round + 1, walks);
   return [...missing].sort((a, b) => a - b);
 }
 
@@ -176,7 +184,7 @@ async function write(parts: WriteParts, next: Structure, context: AmendContext):
     }
     await image.file.write(at, bytes);
     setRefcountTable(table, slot, at);
-    context.progress(next.blocks.size + ++done, next.blocks.size * 2);
+    context.progress(next.walks * next.blocks.size + ++done, (next.walks + 1) * next.blocks.size);
   }
   await image.file.write(next.table!.at, storeTable(table));
   await image.file.flush();

@@ -71,6 +71,7 @@ export class Refcounts {
       {
         fromDisk: (bytes) => bytes,
         toDisk: (block, from, to) => new Uint8Array(block.subarray(from, to)),
+        events: { load: 'refblock_load', update: 'refblock_update_part' },
       },
     );
   }
@@ -80,6 +81,7 @@ export class Refcounts {
     const { header, geometry, file } = image;
     const table = new Uint32Array((header.refcountTableClusters * geometry.clusterSize) / 4);
     const at = Number(header.refcountTableOffset);
+    file.event?.('reftable_load');
     await file.read(at, tableBytes(table));
     return new Refcounts(image, loadTable(table), at);
   }
@@ -204,6 +206,7 @@ export class Refcounts {
 
   /** Up to `wanted` clusters in one run, the first free ones, counted once each. */
   allocate(wanted: number): HostRun | Promise<void> {
+    this.#image.file.event?.('cluster_alloc');
     const entries = this.#geometry.refcountBlockEntries;
     for (;;) {
       const block = this.#coveringBlock(this.#hint);
@@ -222,6 +225,7 @@ export class Refcounts {
 
   /** Exactly `count` clusters in one run. */
   async allocateRun(count: number): Promise<HostRun> {
+    this.#image.file.event?.('cluster_alloc');
     const entries = this.#geometry.refcountBlockEntries;
     let start = this.#hint;
     let position = start;
@@ -303,6 +307,7 @@ export class Refcounts {
 
   /** Puts a new block for table slot `slot` at host cluster `cluster`, which is in the block's own range. */
   #addBlock(slot: number, cluster: number): Block {
+    this.#image.file.event?.('refblock_alloc');
     const { clusterSize, refcountBlockEntries } = this.#geometry;
     const block = this.blocks.add(cluster * clusterSize, new Uint8Array(clusterSize));
     this.#set(block, cluster % refcountBlockEntries, 1, 1);
@@ -363,6 +368,7 @@ export class Refcounts {
    * shared with other compressed data: each use counts.
    */
   allocateBytes(length: number): { at: number } | Promise<void> {
+    this.#image.file.event?.('cluster_alloc_bytes');
     const { clusterSize, refcountBlockEntries, maxRefcount } = this.#geometry;
     const cursor = this.#packCursor;
     if (cursor !== undefined) {
@@ -419,9 +425,20 @@ export class Refcounts {
 
   /** The writeback's last stage: what was deferred is freed, and the blocks written. */
   async freeDeferred(): Promise<void> {
+    try {
+      await this.#freeDeferred();
+    } catch (error) {
+      const why = error instanceof ImageError ? error.message : String(error);
+      this.#image.say(`qcow2_free_clusters failed: ${why}`);
+      throw error;
+    }
+  }
+
+  async #freeDeferred(): Promise<void> {
     const work = this.#deferred;
     this.#deferred = [];
     const { clusterSize } = this.#geometry;
+    if (work.length > 0) this.#image.file.event?.('cluster_free');
     for (let i = 0; i < work.length; i += 2) {
       const first = Math.floor(work[i]! / clusterSize);
       const end = Math.ceil((work[i]! + work[i + 1]!) / clusterSize);
@@ -491,6 +508,7 @@ export class Refcounts {
         while (end < sectors.length && sectors[end] === sectors[end - 1]! + 1) end++;
         const from = sectors[i]! * TABLE_SECTOR_WORDS;
         const to = (sectors[end - 1]! + 1) * TABLE_SECTOR_WORDS;
+        this.#image.file.event?.('reftable_update');
         await this.#image.file.write(at + from * 4, storeTable(table, from, to));
         i = end;
       }

@@ -58,7 +58,7 @@ export async function rebuildRefcounts(
       // a block lies among the clusters that it counts, where there is room
       const free = place(index * refcountBlockEntries, 1);
       blocks.set(index, free);
-      take(counts, free);
+      counts.add(free);
     }
   };
   let table = { first: -1, clusters: 0 };
@@ -71,7 +71,7 @@ export async function rebuildRefcounts(
     }
     for (const region of straddling.splice(0)) {
       if (region.last >= counts.clusters) straddling.push(region);
-      else for (let cluster = region.first; cluster < end; cluster++) counts.add(cluster);
+      else for (let at = region.first; at <= region.last && at < end; at++) counts.add(at);
     }
     cover();
     if (blocks.size > covered) continue;
@@ -82,9 +82,9 @@ export async function rebuildRefcounts(
     if (needed * clusterSize > MAX_REFCOUNT_TABLE_BYTES) {
       throw new ImageError('limit', 'Check failed: File too large', { errno: 'EFBIG', operation: 'check' });
     }
-    for (let at = 0; at < table.clusters; at++) giveBack(counts, table.first + at);
+    for (let at = 0; at < table.clusters; at++) counts.release(table.first + at);
     table = { first: place(0, needed), clusters: needed };
-    for (let at = 0; at < needed; at++) take(counts, table.first + at);
+    for (let at = 0; at < needed; at++) counts.add(table.first + at);
   }
 
   // All places are looked at before anything is written. What the old structure takes is counted, or given up.
@@ -129,15 +129,6 @@ function isUsed(counts: ReferenceCounts, first: number, length: number): boolean
     if (cells?.some((cell) => cell !== 0) === true) return true;
   }
   return false;
-}
-
-function take(counts: ReferenceCounts, cluster: number): void {
-  counts.add(cluster);
-}
-
-function giveBack(counts: ReferenceCounts, cluster: number): void {
-  const cells = counts.cells(cluster, 1);
-  if (cells !== undefined) cells[0] = 0;
 }
 
 function encodeBlock(state: CheckState, counts: ReferenceCounts, index: number): Uint8Array {
@@ -185,10 +176,16 @@ export async function rewriteSnapshotTable(
 
 /** A run of clusters that nothing refers to and for which there are refcount blocks. */
 function freeOnDisk(counts: ReferenceCounts, disk: DiskRefcounts, needed: number): number {
-  for (let first = counts.freeRun(0, needed); ; first = counts.freeRun(first + 1, needed)) {
-    const blocks = [first, first + needed - 1].map((cluster) => Math.floor(cluster / 2 ** disk.blockBits));
-    if (blocks[1]! >= disk.entries) break;
-    if (blocks.every((index) => disk.cells[index] !== undefined)) return first;
+  const entries = 2 ** disk.blockBits;
+  let from = 0;
+  for (;;) {
+    const first = counts.freeRun(from, needed);
+    const last = Math.floor((first + needed - 1) / entries);
+    if (last >= disk.entries) break;
+    let block = last;
+    while (block * entries + entries > first && disk.cells[block] !== undefined) block -= 1;
+    if (block * entries + entries <= first) return first;
+    from = (block + 1) * entries;
   }
   throw new ImageError('no-space', 'Check failed: No space left on device', { errno: 'ENOSPC' });
 }

@@ -21,12 +21,16 @@ import {
   offsetAt,
   packedLength,
   packedOffset,
+  SnapshotExtra,
   setCopied,
   setL1,
   storeTable,
 } from './layout.js';
 import type { WriteParts } from './node.js';
 import { encodeSnapshots, readSnapshotL1, type Snapshot } from './snapshots.js';
+
+/** The fields of the extra data that every entry of a version 3 image has: state size and disk size. */
+const REQUIRED_EXTRA = 16;
 
 /** The reference keeps a name in 256 bytes with a NUL. */
 const MAX_NAME_BYTES = 255;
@@ -236,6 +240,18 @@ async function switchTable(
   if (old.length > 0) refcounts.deferFree(old.at, Math.ceil(old.length / clusterSize) * clusterSize);
 }
 
+/** Version 3 demands extra data of every entry that version 2 does not: the table is written anew where one has less. */
+export async function completeTable(parts: WriteParts, list: SnapshotList): Promise<void> {
+  const snapshots = list.get();
+  if (snapshots.every(({ extraBytes }) => extraBytes >= REQUIRED_EXTRA)) return;
+  const whole = snapshots.map((each) => ({
+    ...each,
+    extraBytes: SnapshotExtra.size + each.unknownExtra.byteLength,
+  }));
+  await switchTable(parts, list, whole);
+  await parts.image.writeback.run();
+}
+
 /** A name as long as the reference keeps it. */
 function cutName(name: string): string {
   const bytes = Buffer.from(name);
@@ -275,6 +291,7 @@ async function create(
     info,
     l1TableOffset: BigInt(place?.at ?? 0),
     l1Size: image.header.l1Size,
+    extraBytes: SnapshotExtra.size,
     unknownExtra: new Uint8Array(0),
   };
   await switchTable(parts, list, [...snapshots, snapshot]);
@@ -339,7 +356,12 @@ async function remove(parts: WriteParts, list: SnapshotList, snapshot: Snapshot)
     list,
     list.get().filter((each) => each !== snapshot),
   );
-  await freeAll(parts, l1, Number(snapshot.l1TableOffset));
+  try {
+    await freeAll(parts, l1, Number(snapshot.l1TableOffset));
+  } catch (error) {
+    if (error instanceof ImageError) throw error.prefixed('Failed to free the cluster and L1 table: ');
+    throw error;
+  }
   await setAllCopied(parts);
   await image.markDirty(false);
 }

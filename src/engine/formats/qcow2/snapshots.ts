@@ -2,7 +2,7 @@
 import { ImageError } from '../../error.js';
 import type { SnapshotInfo } from '../../node/driver.js';
 import type { Storage } from '../../storage/storage.js';
-import type { Header } from './header.js';
+import { cString, type Header } from './header.js';
 import type { Image } from './image.js';
 import {
   type Geometry,
@@ -21,6 +21,8 @@ export interface Snapshot {
   readonly info: SnapshotInfo;
   readonly l1TableOffset: bigint;
   readonly l1Size: number;
+  /** Bytes of extra data that the entry in the file has; `encodeSnapshots` writes more where it is short. */
+  readonly extraBytes: number;
   /** Extra data behind what is known here: kept as it is. */
   readonly unknownExtra: Uint8Array;
 }
@@ -33,7 +35,6 @@ export interface SnapshotTable {
 
 /** The table is read in pieces of this size, so that a small table in a huge claim costs little. */
 const CHUNK = 64 << 10;
-const text = new TextDecoder();
 
 /** Reads the snapshot table, whose offset the header check has accepted. */
 export async function readSnapshots(file: Storage, header: Header): Promise<SnapshotTable> {
@@ -75,8 +76,8 @@ export async function readSnapshots(file: Storage, header: Header): Promise<Snap
     const has = (bytes: number) => entry.extraDataSize >= bytes;
     const idAt = entry.extraDataSize;
     const info: SnapshotInfo = {
-      id: text.decode(rest.subarray(idAt, idAt + entry.idSize)),
-      name: text.decode(rest.subarray(idAt + entry.idSize)),
+      id: cString(rest.subarray(idAt, idAt + entry.idSize)),
+      name: cString(rest.subarray(idAt + entry.idSize)),
       vmStateSize: has(8) ? clamp(extra.vmStateSizeLarge) : entry.vmStateSize,
       dateSec: entry.dateSec,
       dateNsec: entry.dateNsec,
@@ -88,6 +89,7 @@ export async function readSnapshots(file: Storage, header: Header): Promise<Snap
       info,
       l1TableOffset: entry.l1TableOffset,
       l1Size: entry.l1Size,
+      extraBytes: entry.extraDataSize,
       unknownExtra: rest.slice(Math.min(SnapshotExtra.size, entry.extraDataSize), entry.extraDataSize),
     });
   }
