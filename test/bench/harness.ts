@@ -2,7 +2,7 @@
  * Whole-process timings in pairs, reference and ours in turn, so that a machine whose speed drifts does not decide. The
  * figure of a case is the median of the pairs' ratios. Nothing here is a verdict: it prints a table.
  */
-import { type SpawnOptions, spawn } from 'node:child_process';
+import { execFileSync, type SpawnOptions, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
 export interface Timed {
@@ -77,6 +77,8 @@ export async function compare(test: Case, pairs: number): Promise<Row> {
     const seconds: number[] = [];
     for (const argv of [test.reference, test.ours]) {
       test.reset?.();
+      // What was written before would be written back during the run.
+      execFileSync('sync');
       const run = await timed(argv, test.env === undefined ? {} : { env: { ...process.env, ...test.env } });
       if (run.status !== 0) throw new Error(`${test.name}: ${argv.join(' ')} ended with ${run.status}`);
       seconds.push(run.seconds);
