@@ -153,13 +153,26 @@ function doubleQuoted(text: string): string {
   return out;
 }
 
+/** What stands outside of the strings of a text; one that does not end reaches to the end. In linear time. */
+function withoutStrings(text: string): string {
+  let out = '';
+  let from = 0;
+  for (let at = 0; at < text.length; at++) {
+    const quote = text[at];
+    if (quote !== '"' && quote !== "'") continue;
+    out += text.slice(from, at);
+    for (at++; at < text.length && text[at] !== quote; at++) if (text[at] === '\\') at++;
+    from = at + 1;
+  }
+  return out + text.slice(from);
+}
+
 /** What is wrong with a JSON text, in QEMU's words for the common faults. */
 function jsonFault(text: string, error: unknown): string {
   const message = error instanceof Error ? error.message : '';
   if (/end of JSON|Unterminated|end of data/i.test(message)) return 'premature EOI';
   // Strings taken out, what is left of letters should be JSON's three words.
-  const bare = text.replace(/"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'/g, '');
-  const keyword = [...bare.matchAll(/[A-Za-z_]+/g)].find(
+  const keyword = [...withoutStrings(text).matchAll(/[A-Za-z_]+/g)].find(
     ([word]) => !['true', 'false', 'null'].includes(word),
   );
   return keyword === undefined ? 'invalid syntax' : `invalid keyword '${keyword[0]}'`;
