@@ -30,7 +30,15 @@ export interface ErrorContext {
   /** Further lines for people that qemu-img prints after the error (hints). */
   readonly hint?: string;
   /** Who holds the lock that was not to be had, where that could be learnt. */
-  readonly holder?: { readonly pid: number; readonly command: string };
+  readonly holder?: {
+    readonly pid: number;
+    readonly command: string;
+    /** Of this very process: the descriptor that the lock was taken through. */
+    readonly descriptor?: number;
+    /** Of this very process: the held node or the job that it is. */
+    readonly node?: string;
+    readonly job?: string;
+  };
 }
 
 export class ImageError extends Error {

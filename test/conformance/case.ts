@@ -6,8 +6,9 @@ export interface FormatCase {
   /** As in `-f` and `-O`. */
   readonly format: string;
   /**
-   * Option strings for `-o`, each a column of the matrix; '' is the default. Empty for formats that cannot be created: they
-   * are read from `samples`.
+   * Option strings for `-o`, each a row of the matrix; '' is the default. Empty for formats that cannot be created: they
+   * are read from `samples`. Each image is made in a folder of its own, which is the working directory: names of further
+   * files (`data_file=data.bin`) are relative to it.
    */
   readonly options: readonly string[];
   /** Guest sizes, in bytes, for each option string: one odd, one that fills several allocation units. */
@@ -24,11 +25,24 @@ export interface FormatCase {
     /** `convert -c`. */
     readonly compress: boolean;
   };
-  /** Option strings with which the reference refuses some of it (`resize` of fixed images, ...): `option: [cell, ...]`. */
+  /**
+   * Option strings with which the reference refuses some of it (`resize` of fixed images, ...): `option: [cell, ...]`. For the
+   * reader: the suite asks the reference each time, and only holds that `does` names what some option string can.
+   */
   readonly except?: Readonly<Record<string, readonly string[]>>;
+  /**
+   * Cells in which ours is wanted to do more than the reference, and what: where the reference refuses there, ours is not
+   * compared with it.
+   */
+  readonly more?: Readonly<Record<string, string>>;
   /** Images of this format that cannot be made by `create`: returns the file's bytes and the guest's. */
   readonly samples?: readonly {
     readonly name: string;
-    make(): { readonly file: Uint8Array; readonly guest: Uint8Array };
+    make(): {
+      readonly file: Uint8Array;
+      readonly guest: Uint8Array;
+      /** Further files that the image consists of, by name, in the image's folder. */
+      readonly others?: Readonly<Record<string, Uint8Array>>;
+    };
   }[];
 }

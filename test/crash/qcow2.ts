@@ -1,6 +1,7 @@
 /** qcow2 images for the crash suite: made in memory, opened on recorded storages, and looked at in crash states. */
 import { qcow2 } from '../../src/engine/formats/qcow2/index.js';
 import { headerOffset, SnapshotEntry, SnapshotExtra } from '../../src/engine/formats/qcow2/layout.js';
+import type { CheckResult, FormatDriver } from '../../src/engine/node/driver.js';
 import { ImageNode } from '../../src/engine/node/image.js';
 import type { OptionValues } from '../../src/engine/node/option-table.js';
 import type { Storage } from '../../src/engine/storage/storage.js';
@@ -19,12 +20,17 @@ export interface Files {
 }
 
 /** Creates an image; `create` runs on the storages given, which may be recorded. */
-export async function createOn(files: Files, size: number, options: OptionValues): Promise<void> {
+export async function createOn(
+  files: Files,
+  size: number,
+  options: OptionValues,
+  driver: FormatDriver = qcow2,
+): Promise<void> {
   const child = async (): Promise<Storage> => {
     if (files.data === undefined) throw new Error('no data file expected');
     return keepOpen(files.data);
   };
-  await qcow2.create!({
+  await driver.create!({
     file: keepOpen(files.image),
     filename: IMAGE,
     size,
@@ -37,11 +43,11 @@ export async function createOn(files: Files, size: number, options: OptionValues
 
 export async function openOn(
   files: Files,
-  options: { readonly writable: boolean; readonly forCheck?: boolean },
+  options: { readonly writable: boolean; readonly forCheck?: boolean; readonly driver?: FormatDriver },
 ): Promise<ImageNode> {
-  const { writable, forCheck = false } = options;
+  const { writable, forCheck = false, driver = qcow2 } = options;
   const file = keepOpen(files.image);
-  const format = await qcow2.open({
+  const format = await driver.open({
     file,
     writable,
     options: {},
@@ -52,7 +58,7 @@ export async function openOn(
     warn: () => {},
   });
   const backing = files.backing === undefined ? undefined : rawNode(files.backing);
-  return new ImageNode({ filename: IMAGE, path: undefined, driver: qcow2, format, file, backing, writable });
+  return new ImageNode({ filename: IMAGE, path: undefined, driver, format, file, backing, writable });
 }
 
 /** A raw layer, by hand, so that nothing but qcow2 is under test here. */
@@ -91,12 +97,13 @@ function keepOpen(storage: Storage): Storage {
 export async function openCrashed(
   files: ReadonlyMap<string, PagedStorage>,
   backing: Storage | undefined,
-  options: { readonly forCheck?: boolean } = {},
+  options: { readonly forCheck?: boolean; readonly driver?: FormatDriver } = {},
 ): Promise<OpenedImage> {
   const image = files.get(IMAGE)!;
   const head = new Uint8Array(80);
   image.get(0, head);
-  const dirty = head[7] === 3 && (head[79]! & 1) !== 0;
+  const isQcow2 = options.driver === undefined || options.driver === qcow2;
+  const dirty = isQcow2 && head[7] === 3 && (head[79]! & 1) !== 0;
   const node = await openOn(
     { image, data: files.get(DATA), backing },
     { writable: dirty && options.forCheck !== true, ...options },
@@ -108,14 +115,16 @@ export async function openCrashed(
       await node.read(at, into);
       return into;
     },
-    async check() {
-      const lines: string[] = [];
-      const repair = { leaks: false, errors: false };
-      const result = await node.format.checker!.check({ repair, report: (line) => lines.push(line) });
-      return { result, lines };
-    },
+    ...(node.format.checker === undefined ? {} : { check: () => checkOf(node) }),
     close: () => node.close(),
   };
+}
+
+async function checkOf(node: ImageNode): Promise<{ result: CheckResult; lines: readonly string[] }> {
+  const lines: string[] = [];
+  const repair = { leaks: false, errors: false };
+  const result = await node.format.checker!.check({ repair, report: (line) => lines.push(line) });
+  return { result, lines };
 }
 
 /**

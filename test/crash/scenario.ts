@@ -1,5 +1,6 @@
 /** Runs an operation on an image in memory, records it, and looks at every state that a crash could have left. */
 import { expect } from 'vitest';
+import type { FormatDriver } from '../../src/engine/node/driver.js';
 import type { ImageNode } from '../../src/engine/node/image.js';
 import type { OptionValues } from '../../src/engine/node/option-table.js';
 import { type Expectation, GuestHistory, sampleCount, verifyCrashes } from './invariants.js';
@@ -57,6 +58,8 @@ export class Guest {
 
 export interface Scenario {
   readonly size: number;
+  /** qcow2 where absent. */
+  readonly driver?: FormatDriver;
   readonly options?: OptionValues;
   /** Bytes of the backing file. */
   readonly backing?: Uint8Array;
@@ -87,13 +90,15 @@ export interface Recording {
 
 export async function record(scenario: Scenario): Promise<Recording> {
   const { size, options = {} } = scenario;
+  const kind = scenario.driver === undefined ? {} : { driver: scenario.driver };
   const image = new PagedStorage(IMAGE);
   const data = options.data_file === undefined ? undefined : new PagedStorage(DATA);
   const backing = scenario.backing === undefined ? undefined : new PagedStorage('backing', scenario.backing);
   const plain: Files = { image, data, backing };
-  await createOn(plain, size, { cluster_size: 512, ...options });
+  if (scenario.driver === undefined) await createOn(plain, size, { cluster_size: 512, ...options });
+  else await createOn(plain, size, options, scenario.driver);
   if (scenario.before !== undefined) {
-    const node = await openOn(plain, { writable: true });
+    const node = await openOn(plain, { writable: true, ...kind });
     await scenario.before(new Guest(node, new GuestHistory(new CrashLog(), await content(node))));
     await node.close();
   }
@@ -107,7 +112,7 @@ export async function record(scenario: Scenario): Promise<Recording> {
     data: data === undefined ? undefined : new RecordingStorage(data, log, DATA),
     backing,
   };
-  const node = await openOn(recorded, { writable: true });
+  const node = await openOn(recorded, { writable: true, ...kind });
   const initial = new Uint8Array(scenario.grown ?? size);
   initial.set(await content(node));
   const history = new GuestHistory(log, initial);
@@ -118,7 +123,7 @@ export async function record(scenario: Scenario): Promise<Recording> {
   return {
     log,
     start,
-    expected: { open: (state) => openCrashed(state.files, backing), history, oldSize: size },
+    expected: { open: (state) => openCrashed(state.files, backing, kind), history, oldSize: size },
   };
 }
 

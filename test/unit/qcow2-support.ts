@@ -39,12 +39,12 @@ export async function createImage(
     size,
     options,
     ...(backing === undefined ? {} : { backing }),
-    createExtra: async (filename) => {
+    createExtra: async () => {
+      throw new Error('not used');
+    },
+    openExtra: async (filename) => {
       dataFile = new MemoryStorage(0, { filename });
       return shared(dataFile);
-    },
-    openExtra: async () => {
-      throw new Error('not used');
     },
   });
   return dataFile === undefined ? { file } : { file, dataFile };

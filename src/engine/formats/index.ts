@@ -10,6 +10,14 @@ export const formats: readonly FormatEntry[] = [
   { name: 'qcow2', load: async () => (await import('./qcow2/index.js')).qcow2 },
   { name: 'vmdk', load: async () => (await import('./vmdk/index.js')).vmdk },
   { name: 'dmg', load: async () => (await import('./dmg/index.js')).dmg },
+  { name: 'vdi', load: async () => (await import('./vdi/index.js')).vdi },
+  { name: 'parallels', load: async () => (await import('./parallels/index.js')).parallels },
+  { name: 'vpc', load: async () => (await import('./vpc/index.js')).vpc },
+  { name: 'bochs', load: async () => (await import('./bochs/index.js')).bochs },
+  { name: 'cloop', load: async () => (await import('./cloop/index.js')).cloop },
+  { name: 'qed', load: async () => (await import('./qed/index.js')).qed },
+  { name: 'qcow', load: async () => (await import('./qcow/index.js')).qcow },
+  { name: 'vhdx', load: async () => (await import('./vhdx/index.js')).vhdx },
   { name: 'raw', load: async () => (await import('./raw/index.js')).raw },
 ];
 

@@ -142,6 +142,8 @@ export interface SnapshotEditor {
 export interface PackFacet {
   /** Guest bytes in one unit. */
   readonly unit: number;
+  /** True where the image takes nothing else: convert compresses whether asked to or not. */
+  readonly always?: boolean;
   /** The stored form of one unit of guest bytes, or undefined where it would not be smaller. May run in parallel. */
   compress(unit: Uint8Array): Promise<Uint8Array | undefined>;
   /** Stores a compressed unit at the guest offset `at`, a multiple of `unit`. */
@@ -172,6 +174,13 @@ export interface FormatNode {
   readonly contentId?: number | undefined;
   /** True where a newly created image reads as zeros (or as its backing file) without being written. */
   readonly startsAsZero: boolean;
+  /**
+   * Whether the driver itself tells the host's holes under its data, as zero extents with a place: `map` calls these data.
+   * Absent: the host is asked about data extents where the file looks sparse.
+   */
+  readonly dataHoles?: boolean;
+  /** True where `map` tells nothing, as the reference does with this format: all of the disk is data in no known place. */
+  readonly opaque?: boolean;
   /** Where the first bytes of the range are. Sync where the metadata is at hand. */
   map(range: Range): MaybePromise<Extent>;
   /**
@@ -234,15 +243,20 @@ export interface OpenContext {
   /**
    * Opens a file that the image or the caller names as a child (`data-file`, `extents.0`). Options that the caller
    * gave for that child (`data-file.filename=...`) win over `recorded`, the name found in the image, which is relative
-   * to the image's folder and may be refused by the gate. Undefined where neither is there.
+   * to the image's folder (with `inCwd`: the caller's) and may be refused by the gate. With `unopened` the options are taken
+   * and that is all. Undefined where neither is there.
    */
   openChild(
     child: string,
     recorded: string | undefined,
-    options?: { readonly writable?: boolean },
+    options?: { readonly writable?: boolean; readonly inCwd?: boolean; readonly unopened?: boolean },
   ): Promise<Storage | undefined>;
   /** A warning for the user, one line, without prefix. */
   warn(text: string): void;
+  /** One line for the user, as it is. */
+  say?(line: string): void;
+  /** True where the caller names a backing file, whatever the image records. */
+  readonly backed?: boolean;
 }
 
 export interface CreateContext {
@@ -256,11 +270,19 @@ export interface CreateContext {
   /** The size and format of the backing file, where one was named and opened. */
   readonly backing?: { readonly filename: string; readonly format?: string };
   /**
+   * Opens the backing file, by itself, to tell what it is: for formats that record the `contentId`. Throws where it cannot be
+   * opened. Absent where no backing file was named.
+   */
+  readonly inspectBacking?: () => Promise<{
+    readonly format: string;
+    readonly contentId: number | undefined;
+  }>;
+  /**
    * Creates (or truncates) a further file that the image consists of, named relative to the image's folder. The driver
    * closes it, or hands it to a node that does.
    */
   createExtra(filename: string): Promise<Storage>;
-  /** As `createExtra`, for a data file. */
+  /** As `createExtra`, for a data file, whose relative names belong to the caller's folder. */
   openExtra(filename: string): Promise<Storage>;
 }
 
@@ -317,13 +339,19 @@ export interface FormatDriver {
   open(context: OpenContext): Promise<FormatNode>;
   /** Options for `create -o`, in the order of the `Formatting` line; `-o help` sorts them. */
   readonly createOptions: readonly OptionDeclaration[];
+  /** Refuses options of a new image before any file is touched. Absent: `create` says it, and the file is gone then. */
+  checkCreate?(context: Pick<CreateContext, 'options' | 'backing' | 'size'>): void;
   create?(context: CreateContext): Promise<void>;
+  /** True where `create` copes with sizes beyond 2^53; others are not asked to. */
+  readonly createsHuge?: boolean;
   /** How large an image's file will be. Throws `invalid` or `limit` for what cannot be made. */
   measure?(spec: MeasureSpec): Promise<Measure>;
   /** Options that `amend -o` takes; absent where nodes have no amend facet. */
   readonly amendOptions?: readonly OptionDeclaration[];
   /** What size an image of `size` bytes gets (rounding up to sectors or clusters). */
   roundSize?(size: number): number;
+  /** What is said of a backing format that is none; absent: the usual words. */
+  unknownBackingFormat?(format: string): string;
   /** True where the image may have a backing file: decides what `-b` says for other formats. */
   readonly supportsBacking: boolean;
 }

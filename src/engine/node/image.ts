@@ -50,6 +50,22 @@ export interface ImageParts {
   readonly reopen?: (() => Promise<Pick<ImageParts, 'format' | 'file' | 'guardStart'>>) | undefined;
   /** The start of a raw image that was found by probing must not begin to look like another format. */
   readonly guardStart?: ((head: Uint8Array) => boolean) | undefined;
+  /** Where the image is another's too: what its views have in common, and what happens in place of closing the parts. */
+  readonly view?: (ViewOwner & { readonly traffic: Traffic }) | undefined;
+}
+
+/** What the node that an image belongs to does for a view of it. */
+export interface ViewOwner {
+  close(view: ImageNode): Promise<void>;
+  /** Makes the view, and the image, writable. */
+  reopenWritable?(view: ImageNode): Promise<void>;
+}
+
+/** The requests to one format node, whichever of its views they come through. */
+class Traffic {
+  readonly locks = new RangeLock();
+  /** Set while the driver looks for a place for a write. */
+  preparing: Promise<void> | undefined;
 }
 
 /** Bytes at the start of a probed raw image that are guarded: what probing looks at. */
@@ -61,18 +77,19 @@ export class ImageNode {
   /** Absolute path of `file`; undefined where it is no file of the host. */
   readonly path: string | undefined;
   readonly driver: FormatDriver;
-  readonly format: FormatNode;
+  format: FormatNode;
   readonly file: Storage;
   backing: ImageNode | undefined;
-  readonly writable: boolean;
+  writable: boolean;
+  /** Whether writes of zeros become requests for zeros, and these give host space back. */
+  detectZeroes: 'off' | 'on' | 'unmap' = 'off';
   readonly name: NodeName;
-  readonly #locks = new RangeLock();
+  readonly #traffic: Traffic;
+  readonly #view: ImageParts['view'];
   readonly #guardStart: ImageParts['guardStart'];
   readonly #reopen: ImageParts['reopen'];
-  /** Set while the driver looks for a place for a write. */
-  #preparing: Promise<void> | undefined;
   /** The depth of the layer whose backing file is not the one that it was made on; bytes from below are not given out. */
-  readonly #brokenAt: number;
+  #brokenAt: number;
   #closed = false;
 
   constructor(parts: ImageParts) {
@@ -86,6 +103,8 @@ export class ImageNode {
     this.name = parts.name ?? { plain: parts.file.filename, options: {}, home: parts.filename };
     this.#guardStart = parts.guardStart;
     this.#reopen = parts.reopen;
+    this.#view = parts.view;
+    this.#traffic = parts.view?.traffic ?? new Traffic();
     this.#brokenAt = this.#findBroken();
   }
 
@@ -126,11 +145,39 @@ export class ImageNode {
     });
   }
 
+  /** The same image for one more user, by whose closing it stays open. What moves bytes of it is ordered among all views. */
+  view(owner: ViewOwner): ImageNode {
+    const { filename, path, driver, format, file, backing, writable, name } = this;
+    const view = new ImageNode({
+      ...{ filename, path, driver, format, file, backing, writable, name },
+      guardStart: this.#guardStart,
+      view: { ...owner, traffic: this.#traffic },
+    });
+    view.detectZeroes = this.detectZeroes;
+    return view;
+  }
+
+  /** Another format node, or another backing file, in place of the present one, which nobody must be using. */
+  replace(parts: {
+    readonly format: FormatNode;
+    readonly backing: ImageNode | undefined;
+    readonly writable: boolean;
+  }): void {
+    this.format = parts.format;
+    this.backing = parts.backing;
+    this.writable = parts.writable;
+    this.#brokenAt = this.#findBroken();
+  }
+
   /**
    * The same layer for writing: its file keeps its locks, and takes those of a writer. This node must not be used after, and
    * whoever has it as a backing file must take the new one. Where the file cannot be opened so, all is as before.
    */
   async reopenWritable(): Promise<ImageNode> {
+    if (this.#view?.reopenWritable !== undefined) {
+      await this.#view.reopenWritable(this);
+      return this;
+    }
     if (this.#reopen === undefined) {
       throw new ImageError('read-only', 'Operation not supported', { path: this.filename, errno: 'ENOTSUP' });
     }
@@ -195,7 +242,28 @@ export class ImageNode {
   }
 
   /** Reads guest bytes, through the chain. */
-  async read(at: number, into: Uint8Array): Promise<void> {
+  read(at: number, into: Uint8Array): Promise<void> {
+    const held = holdForReading(this, at, at + into.byteLength);
+    return held === undefined ? this.#readBytes(at, into) : this.#readHeld(held, at, into);
+  }
+
+  async #readHeld(held: Promise<() => void>, at: number, into: Uint8Array): Promise<void> {
+    const release = await held;
+    try {
+      await this.#readBytes(at, into);
+    } finally {
+      release();
+    }
+  }
+
+  /** Keeps writers from moving the bytes of the range in this layer, once those that are at it are done. */
+  holdReading(start: number, end: number): MaybePromise<() => void> {
+    const { locks } = this.#traffic;
+    return locks.tryAcquireShared(start, end) ?? locks.acquireShared(start, end);
+  }
+
+  /** The caller sees to it that no writer moves bytes meanwhile. */
+  async #readBytes(at: number, into: Uint8Array): Promise<void> {
     if (into.byteLength === 0) return;
     this.#check({ at, length: into.byteLength });
     const pending: Promise<void>[] = [];
@@ -203,6 +271,7 @@ export class ImageNode {
       for (let done = 0; done < into.byteLength; ) {
         const answer = this.#statusBelow(this, at + done, into.byteLength - done, 0, true);
         const found = answer instanceof Promise ? await answer : answer;
+        if (found.depth > this.#brokenAt) throw this.unreadable(found)!;
         const part = into.subarray(done, done + found.length);
         const extent = found.extent;
         let reading: Promise<void> | undefined;
@@ -238,11 +307,19 @@ export class ImageNode {
     const { unit } = this.format;
     const from = start - (start % unit);
     const to = Math.ceil(end / unit) * unit;
-    return this.#locks.tryAcquire(from, to) ?? this.#locks.acquire(from, to);
+    const { locks } = this.#traffic;
+    return locks.tryAcquire(from, to) ?? locks.acquire(from, to);
   }
 
   /** Writes guest bytes, with copy-on-write where units are mapped anew. */
   async write(at: number, from: Uint8Array): Promise<void> {
+    if (this.detectZeroes !== 'off' && from.byteLength > 0 && isZeros(from)) {
+      return this.zero({ at, length: from.byteLength }, { unmap: this.detectZeroes === 'unmap' });
+    }
+    return this.#writeBytes(at, from);
+  }
+
+  async #writeBytes(at: number, from: Uint8Array): Promise<void> {
     if (from.byteLength === 0) return;
     const format = this.#writableFormat();
     this.#check({ at, length: from.byteLength });
@@ -267,7 +344,8 @@ export class ImageNode {
       );
     }
     // One after another, so that places are given out in the order in which writes were asked for.
-    while (this.#preparing !== undefined) await this.#preparing;
+    const traffic = this.#traffic;
+    while (traffic.preparing !== undefined) await traffic.preparing;
     const prepared = format.prepareWrite({ at, length: from.byteLength });
     const target = prepared instanceof Promise ? await this.#prepare(prepared) : prepared;
     const { fillBefore, fillAfter, length } = target;
@@ -298,11 +376,12 @@ export class ImageNode {
       () => {},
       () => {},
     );
-    this.#preparing = settled;
+    const traffic = this.#traffic;
+    traffic.preparing = settled;
     try {
       return await prepared;
     } finally {
-      if (this.#preparing === settled) this.#preparing = undefined;
+      if (traffic.preparing === settled) traffic.preparing = undefined;
     }
   }
 
@@ -310,7 +389,11 @@ export class ImageNode {
   async #readOrZero(at: number, into: Uint8Array): Promise<void> {
     const inside = Math.max(0, Math.min(into.byteLength, this.size - at));
     into.fill(0, inside);
-    await this.read(at, into.subarray(0, inside));
+    // The unit itself is locked already; what may move is in layers below.
+    const { backing } = this;
+    const held = backing === undefined ? undefined : holdForReading(backing, at, at + inside);
+    if (held === undefined) await this.#readBytes(at, into.subarray(0, inside));
+    else await this.#readHeld(held, at, into.subarray(0, inside));
   }
 
   async #guard(at: number, from: Uint8Array): Promise<void> {
@@ -321,7 +404,7 @@ export class ImageNode {
       throw new ImageError(
         'access',
         `Could not write to '${this.filename}': the start of a probed raw image may not become another format`,
-        { path: this.filename, offset: at, check: 'probed-raw' },
+        { path: this.filename, offset: at, errno: 'EPERM', check: 'probed-raw' },
       );
     }
   }
@@ -352,7 +435,7 @@ export class ImageNode {
 
   async #writeZeros(start: number, end: number): Promise<void> {
     for (let at = start; at < end; at += ZERO_CHUNK) {
-      await this.write(at, ZEROS.subarray(0, Math.min(ZERO_CHUNK, end - at)));
+      await this.#writeBytes(at, ZEROS.subarray(0, Math.min(ZERO_CHUNK, end - at)));
     }
   }
 
@@ -398,6 +481,7 @@ export class ImageNode {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#view !== undefined) return this.#view.close(this);
     let failure: unknown;
     const attempt = async (step: Promise<void> | undefined) => {
       try {
@@ -419,6 +503,34 @@ function settle(layer: ImageNode, depth: number, extent: Extent): ChainExtent | 
     return { kind: 'none', length: extent.length, depth, layer, extent };
   }
   return { kind: extent.kind, length: extent.length, depth, layer, extent };
+}
+
+/** Holds the range in each layer that is open for writing, from the top down; undefined where there is none. */
+function holdForReading(top: ImageNode, start: number, end: number): Promise<() => void> | undefined {
+  for (let layer: ImageNode | undefined = top; layer !== undefined; layer = layer.backing) {
+    if (layer.writable) return holdLayers(top, start, end);
+  }
+  return undefined;
+}
+
+async function holdLayers(top: ImageNode, start: number, end: number): Promise<() => void> {
+  const releases: (() => void)[] = [];
+  for (let layer: ImageNode | undefined = top; layer !== undefined; layer = layer.backing) {
+    if (!layer.writable) continue;
+    const held = layer.holdReading(start, end);
+    releases.push(typeof held === 'function' ? held : await held);
+  }
+  return () => {
+    for (const release of releases) release();
+  };
+}
+
+function isZeros(bytes: Uint8Array): boolean {
+  for (let at = 0; at < bytes.byteLength; at += ZERO_CHUNK) {
+    const part = bytes.subarray(at, at + ZERO_CHUNK);
+    if (!ZEROS.subarray(0, part.byteLength).equals(part)) return false;
+  }
+  return true;
 }
 
 function ignore(): void {}

@@ -14,7 +14,7 @@ export function fileName(driver: string, filename: string): NodeName {
 }
 
 /** Options of formats that change what the guest sees: with these, the file's name alone is another image. */
-const TELLING = ['offset', 'size', 'key-secret', 'encrypt.key-secret'];
+const TELLING = ['offset', 'size', 'force_size_calc', 'key-secret', 'encrypt.key-secret'];
 
 /** A format on its file: called as the file, where that is no other image and no option matters. */
 export function imageName(driver: string, file: NodeName, flat: FlatOptions, onImage: boolean): NodeName {

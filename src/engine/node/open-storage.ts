@@ -15,7 +15,9 @@ import { FlatOptions, fromJson, protocolOf } from './flat-options.js';
 import { absolutePath, checkAllowed, type OpenReason } from './gate.js';
 import type { ImageNode, NodeName } from './image.js';
 import { fileName } from './node-name.js';
+import type { FileReopen, GraphNode, NodeSettings } from './node-scope.js';
 import { NodeStorage } from './node-storage.js';
+import type { OpenedFile } from './opened-file.js';
 import type { OptionDeclaration } from './option-table.js';
 
 /** Filters one inside the other in a filename. */
@@ -39,6 +41,8 @@ export interface OpenOptions {
   readonly resize?: boolean;
   /** Its content must not change meanwhile, whatever its format: the source of a conversion. */
   readonly stable?: boolean;
+  /** Where it is written, nothing but guest bytes is changed: others may read it meanwhile. */
+  readonly guestOnly?: boolean;
 }
 
 type FileRole = FileUse['role'];
@@ -50,12 +54,16 @@ export interface Session {
   readonly cache: CacheMode;
   readonly forceShare: boolean;
   readonly discard: 'ignore' | 'unmap' | undefined;
+  /** Asked for by name, whatever became of it. */
+  readonly direct?: boolean | undefined;
   /** Device and inode of each layer from the top down to the one being opened. */
   readonly layers: string[];
   /** Opens an image from its options, with its backing chain. */
   readonly openImage: (flat: FlatOptions, session: Session, how: OpenHow) => Promise<ImageNode>;
   /** Shared by all that inherit from this session. */
   readonly count: { files: number };
+  /** Where nodes are to be held: the one whose children are being opened. */
+  readonly parent?: GraphNode;
 }
 
 const NULL_OPTIONS: readonly OptionDeclaration[] = [
@@ -72,9 +80,13 @@ const NULL_OPTIONS: readonly OptionDeclaration[] = [
 export const PROTOCOLS = new Set(['file', 'host_device', 'null-co', 'null-aio', ...filterNames]);
 
 /** Options that any node may have and that nothing here acts on. */
-const IGNORED = ['node-name', 'auto-read-only', 'detect-zeroes'];
+const IGNORED = ['auto-read-only'];
 
-interface GenericOptions {
+export interface GenericOptions {
+  readonly nodeName: string | undefined;
+  readonly detectZeroes: string | undefined;
+  readonly direct: boolean | undefined;
+  readonly noFlush: boolean | undefined;
   readonly readOnly: boolean | undefined;
   readonly forceShare: boolean | undefined;
   readonly cache: CacheMode | undefined;
@@ -91,6 +103,10 @@ export function takeGeneric(flat: FlatOptions): GenericOptions {
     throw new ImageError('invalid', 'Invalid discard option');
   }
   return {
+    nodeName: flat.takeString('node-name'),
+    detectZeroes: flat.takeString('detect-zeroes'),
+    direct,
+    noFlush,
     readOnly: flat.takeBool('read-only'),
     forceShare: flat.takeBool('force-share'),
     cache: noFlush === true ? 'unsafe' : direct === true ? 'none' : undefined,
@@ -100,12 +116,19 @@ export function takeGeneric(flat: FlatOptions): GenericOptions {
 
 /** The session for what is below a node that set options of its own. */
 export function inherit(session: Session, generic: GenericOptions): Session {
-  if (generic.forceShare !== true && generic.cache === undefined && generic.discard === undefined)
+  if (
+    generic.forceShare !== true &&
+    generic.cache === undefined &&
+    generic.discard === undefined &&
+    generic.direct === undefined &&
+    generic.noFlush === undefined
+  )
     return session;
   return {
     ...session,
     forceShare: session.forceShare || generic.forceShare === true,
     cache: generic.cache ?? session.cache,
+    direct: generic.direct ?? session.direct,
     discard: generic.discard ?? session.discard,
   };
 }
@@ -166,18 +189,42 @@ function setFilter(
   for (const [key, value] of child.entries()) flat.set(`file.image.${key}`, value);
 }
 
-export interface OpenedFile {
-  readonly storage: Storage;
-  /** The host file that it comes down to; undefined where there is none, or not one. */
-  readonly path: string | undefined;
-  readonly name: NodeName;
-  /** Host files that are locked for what this one is used for; images below lock their own. */
-  readonly lockables: readonly FileStorage[];
-  /** Opens the file for writing, under these locks, in place of `storage`. */
-  readonly reopen?: (locks: Permissions) => Promise<Storage>;
+export type { OpenedFile } from './opened-file.js';
+
+/** What a held node is told to be, its session's settings and its own together. */
+export function settingsOf(
+  driver: string,
+  generic: GenericOptions,
+  session: Session,
+  writable: boolean,
+): NodeSettings {
+  const { detectZeroes = 'off' } = generic;
+  return {
+    nodeName: generic.nodeName,
+    driver,
+    readOnly: !writable,
+    forceShare: session.forceShare,
+    direct: session.cache === 'none' || session.cache === 'directsync' || session.direct === true,
+    noFlush: session.cache === 'unsafe',
+    discard: generic.discard,
+    detectZeroes: detectZeroes === 'on' || detectZeroes === 'unmap' ? detectZeroes : 'off',
+  };
+}
+
+/** A node that the name stands for, as the bytes below another; undefined where nothing is known by names. */
+export async function namedStorage(
+  name: string,
+  session: Session,
+  use: { readonly child: string; readonly writable: boolean },
+): Promise<OpenedFile> {
+  const { nodes } = session.context;
+  if (nodes !== undefined) return nodes.storage(name, { ...use, parent: session.parent });
+  throw new ImageError('invalid', `Cannot find device='' nor node-name='${name}'`);
 }
 
 export interface OpenHow {
+  /** What the file is to the node above: `file` where absent. */
+  readonly child?: string;
   readonly writable: boolean;
   readonly reason: OpenReason;
   /** The name that messages use instead of the file's own. */
@@ -192,7 +239,33 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
     flat.set('driver', driver);
     return openNode(flat, session, how);
   }
-  const own = inherit(session, takeGeneric(flat));
+  const generic = takeGeneric(flat);
+  const own = inherit(session, generic);
+  const { builder } = session.context.nodes ?? {};
+  const writable = how.writable && generic.readOnly !== true;
+  if (builder === undefined) return (await openProtocol(driver, flat, own, how)).opened;
+  if (how.writable && !writable && session.parent !== undefined) {
+    throw new ImageError('read-only', 'Block node is read-only');
+  }
+  const node = builder.begin(settingsOf(driver, generic, own, writable));
+  const { opened, reopen } = await openProtocol(driver, flat, { ...own, parent: node }, { ...how, writable });
+  const { child = 'file' } = how;
+  return builder.storage(node, opened, { child, parent: session.parent, ...(reopen && { reopen }) });
+}
+
+interface OpenedProtocol {
+  readonly opened: OpenedFile;
+  /** Opens a host file anew with other settings. */
+  readonly reopen?: (to: FileReopen, locks: Permissions, from: Storage) => Promise<Storage>;
+}
+
+async function openProtocol(
+  driver: string,
+  flat: FlatOptions,
+  own: Session,
+  how: OpenHow,
+): Promise<OpenedProtocol> {
+  const session = own;
   if (driver === 'null-co' || driver === 'null-aio') {
     const options = flat.takeDeclared(NULL_OPTIONS);
     const storage = new NullStorage({
@@ -204,14 +277,14 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
     });
     refuseRest(flat, 'protocol', driver);
     const name: NodeName = { plain: storage.filename, options: { driver, ...options }, home: undefined };
-    return { storage, path: undefined, name, lockables: [] };
+    return { opened: { storage, path: undefined, name, lockables: [] } };
   }
   if (isFilter(driver)) {
     const filter = await loadFilter(driver);
     const opened = await filter.open(filterContext(flat, own, how));
     try {
       refuseRest(flat, 'protocol', driver);
-      return opened;
+      return { opened };
     } catch (error) {
       await opened.storage.close().catch(() => {});
       throw error;
@@ -242,6 +315,7 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
     cache: own.cache,
     ...(own.discard === undefined ? {} : { discard: own.discard }),
     ...(driver === 'host_device' ? { driver } : {}),
+    owner: session.context.owner,
   };
   const storage = await openFile({
     ...options,
@@ -250,24 +324,31 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
   });
   const reopen = (locks: Permissions) =>
     reopenFile(storage, { ...options, create: 'no', writable: true, locks });
-  return { storage, path, name: fileName(driver, storage.filename), lockables: [storage], reopen };
+  return {
+    opened: { storage, path, name: fileName(driver, storage.filename), lockables: [storage], reopen },
+    reopen: ({ writable, direct, noFlush, discard }, locks, from) => {
+      const cache = noFlush ? 'unsafe' : direct ? 'none' : 'writeback';
+      const { discard: _, ...rest } = options;
+      const changed = { ...rest, writable, cache, ...(discard === undefined ? {} : { discard }) } as const;
+      return reopenFile(from as FileStorage, { ...changed, create: 'no', locks });
+    },
+  };
 }
 
 /** An image as the storage of another node. It has its own locks, and its backing chain whatever was asked of the one above. */
 async function openNode(flat: FlatOptions, session: Session, how: OpenHow): Promise<OpenedFile> {
   const inner = { ...session, options: { ...session.options, noBacking: false } };
-  const image = await session.openImage(flat, inner, how);
+  const image = await session.openImage(flat, inner, { child: 'file', ...how });
   return {
     storage: new NodeStorage(image),
     path: image.path,
     name: image.name,
-    lockables: [],
+    lockables: session.context.nodes?.lockables(image) ?? [],
     reopen: async () => new NodeStorage(await image.reopenWritable()),
   };
 }
 
 function filterContext(flat: FlatOptions, session: Session, how: OpenHow): FilterContext {
-  const { exposed: _, ...rest } = how;
   return {
     flat,
     writable: how.writable,
@@ -275,12 +356,16 @@ function filterContext(flat: FlatOptions, session: Session, how: OpenHow): Filte
     async openChild(child, { strict = false } = {}) {
       const reference = flat.takeString(child);
       if (reference !== undefined) {
+        if (session.context.nodes !== undefined) {
+          return namedStorage(reference, session, { child, writable: how.writable });
+        }
         throw new ImageError('invalid', `Cannot find device='${reference}' nor node-name='${reference}'`);
       }
       const options = flat.takeChild(child);
       if (options.empty) {
         throw new ImageError('invalid', `A block device must be specified for "${child}"`);
       }
+      const rest = { writable: how.writable, reason: how.reason, child };
       if (options.has('driver')) return openStorage(options, session, rest);
       if (options.hasChild('file')) return openNode(options, session, rest);
       if (strict) throw new ImageError('invalid', 'Must specify either driver or file');

@@ -20,11 +20,13 @@ import {
   identity,
   inherit,
   lock,
+  namedStorage,
   type OpenOptions,
   openStorage,
   PROTOCOLS,
   refuseRest,
   type Session,
+  settingsOf,
   takeGeneric,
 } from './open-storage.js';
 import { probe, rawGuard } from './probe.js';
@@ -43,7 +45,13 @@ async function openLayer(
   flat: FlatOptions,
   filename: string,
   session: Session,
-  how: { readonly writable: boolean; readonly reason: OpenReason; readonly format: string | undefined },
+  how: {
+    readonly writable: boolean;
+    readonly reason: OpenReason;
+    readonly format: string | undefined;
+    /** What the layer is to the node above. */
+    readonly child?: string;
+  },
 ): Promise<ImageNode> {
   const { context, options } = session;
   let driverName = flat.takeString('driver') ?? how.format;
@@ -52,11 +60,16 @@ async function openLayer(
   if (generic.forceShare === true && writable) {
     throw new ImageError('invalid', 'force-share=on can only be used with read-only images');
   }
-  const scope = inherit(session, generic);
+  let scope = inherit(session, generic);
+  const bare = driverName !== undefined && PROTOCOLS.has(driverName);
+  const builder = bare ? undefined : context.nodes?.builder;
+  const node = builder?.begin(settingsOf(driverName ?? 'raw', generic, scope, writable));
+  if (node !== undefined) scope = { ...scope, parent: node };
 
   // `driver=file,filename=x` names the protocol itself: its bytes are the guest's.
   let fileOptions: FlatOptions;
-  const bareProtocol = driverName !== undefined && PROTOCOLS.has(driverName);
+  let fileNode: string | undefined;
+  const bareProtocol = bare;
   if (bareProtocol) {
     fileOptions = flat;
     fileOptions.set('driver', driverName!);
@@ -65,14 +78,12 @@ async function openLayer(
   } else {
     const plain = flat.takeString('filename');
     const reference = flat.takeString('file');
-    if (reference !== undefined) {
-      throw new ImageError('invalid', `Cannot find device='' nor node-name='${reference}'`);
-    }
+    if (reference !== undefined) fileNode = reference;
     if (plain !== undefined) {
       const named = flatFromFilename(plain);
       for (const [key, value] of named.entries()) flat.set(key, value);
     }
-    if (!flat.hasChild('file')) {
+    if (fileNode === undefined && !flat.hasChild('file')) {
       throw new ImageError(
         'invalid',
         driverName === undefined
@@ -84,7 +95,10 @@ async function openLayer(
   }
   if (driverName !== undefined && !PROTOCOLS.has(driverName)) await findDriver(driverName);
 
-  const opened = await openStorage(fileOptions, scope, { writable, reason: how.reason });
+  const opened =
+    fileNode === undefined
+      ? await openStorage(fileOptions, scope, { writable, reason: how.reason })
+      : await namedStorage(fileNode, scope, { child: 'file', writable });
   const file = opened.storage;
   let format: FormatNode | undefined;
   const id = opened.path === undefined ? undefined : identity(opened.path);
@@ -98,7 +112,9 @@ async function openLayer(
     const probed = driverName === undefined;
     const driver = probed ? await probe(file) : await findDriver(driverName!);
     const isRaw = driver.name === 'raw';
-    lock(opened, isRaw ? 'raw-data' : 'format-metadata', writable, scope);
+    const role = isRaw ? 'raw-data' : 'format-metadata';
+    // What a held raw image needs is what its users need: nothing yet.
+    if (builder === undefined || !isRaw) lock(opened, role, writable, scope);
     let guardStart: ((head: Uint8Array) => boolean) | undefined;
     if (probed && isRaw && writable) {
       guardStart = await rawGuard(file.filename, file.size);
@@ -117,9 +133,19 @@ async function openLayer(
         options: from.takeDeclared(driver.openOptions),
         forCheck: options.forCheck ?? false,
         metadataOnly: options.metadataOnly ?? false,
-        openChild: (child, recorded, childHow) =>
-          openChildFile(from, opened.name, child, recorded, scope, childHow?.writable ?? forWriting),
+        openChild: async (child, recorded, childHow) => {
+          if (childHow?.unopened === true) {
+            from.takeChild(child);
+            return undefined;
+          }
+          return openChildFile(from, opened.name, child, recorded, scope, {
+            writable: childHow?.writable ?? forWriting,
+            inCwd: childHow?.inCwd ?? false,
+          });
+        },
         warn: (text) => context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n` }),
+        say: (line) => context.output({ stream: 'stderr', text: `${line}\n` }),
+        backed: from.hasChild('backing'),
       });
       if (bareProtocol || storage.driver !== 'blkdebug') return node;
       return (await import('./filters/events.js')).withEvents(node, storage);
@@ -127,7 +153,8 @@ async function openLayer(
     const name = bareProtocol
       ? opened.name
       : imageName(driver.name, opened.name, flat, file instanceof NodeStorage);
-    const again = writable ? undefined : new FlatOptions(flat.entries());
+    let again = writable && builder === undefined ? undefined : new FlatOptions(flat.entries());
+    if (node !== undefined) builder!.place(node);
     const reading = await openFormat(file, flat, writable);
     format = reading;
     const backing = await openBacking(flat, format, filename, opened.name, {
@@ -136,7 +163,6 @@ async function openLayer(
     });
     refuseRest(flat, 'format', driver.name);
     const reopen = async () => {
-      const role = isRaw ? 'raw-data' : 'format-metadata';
       const storage = await opened.reopen!(permissionsFor({ role, writable: true, resize: true }));
       try {
         // What the format opened itself goes first: its locks would be in the way of the new ones.
@@ -149,7 +175,7 @@ async function openLayer(
         throw error;
       }
     };
-    return new ImageNode({
+    const image = new ImageNode({
       filename,
       path: opened.path,
       driver,
@@ -161,6 +187,32 @@ async function openLayer(
       guardStart,
       reopen: again === undefined || opened.reopen === undefined ? undefined : reopen,
     });
+    if (node === undefined) return image;
+    image.detectZeroes = settingsOf(driver.name, generic, scope, writable).detectZeroes;
+    builder!.layer(node, {
+      image,
+      passes: isRaw,
+      lockFile: (permissions) => {
+        for (const { locks } of opened.lockables) locks?.setPermissions(permissions);
+      },
+      async reload(change) {
+        const { options: wanted = again! } = change;
+        const from = new FlatOptions(wanted.entries());
+        const { writable: forWriting } = change;
+        await image.format.close();
+        const anew = await openFormat(file, from, forWriting);
+        again = wanted;
+        let { backing: below } = image;
+        image.replace({ format: anew, backing: below, writable: forWriting });
+        if (change.backing === 'keep') return;
+        await below?.close();
+        image.replace({ format: anew, backing: undefined, writable: forWriting });
+        const layers = id === undefined ? scope.layers : [...scope.layers, id];
+        below = await openBacking(from, anew, filename, opened.name, { ...scope, layers });
+        image.replace({ format: anew, backing: below, writable: forWriting });
+      },
+    });
+    return builder!.view(node, how.child ?? 'root', session.parent);
   } catch (error) {
     await format?.close().catch(() => {});
     await file.close().catch(() => {});
@@ -174,7 +226,7 @@ async function openChildFile(
   child: string,
   recorded: string | undefined,
   session: Session,
-  writable: boolean,
+  { writable, inCwd }: { readonly writable: boolean; readonly inCwd: boolean },
 ): Promise<Storage | undefined> {
   let childOptions: FlatOptions;
   let reason: OpenReason = 'caller';
@@ -183,7 +235,7 @@ async function openChildFile(
     childOptions = flat.takeChild(child);
   } else if (recorded !== undefined) {
     reason = 'child';
-    exposed = placed(image, recorded);
+    exposed = inCwd ? recorded : placed(image, recorded);
     childOptions = flatFromFilename(exposed).takeChild('file');
   } else return undefined;
   const opened = await openStorage(childOptions, session, {
@@ -211,6 +263,14 @@ async function openBacking(
   const reference = flat.take('backing');
   if (reference === null || reference === '') return undefined;
   if (typeof reference === 'string') {
+    const { nodes } = session.context;
+    if (nodes !== undefined) {
+      try {
+        return await nodes.backing(reference, session.parent);
+      } catch (error) {
+        throw hostError('Could not open backing file', error);
+      }
+    }
     throw new ImageError('invalid', `Cannot find device='' nor node-name='${reference}'`);
   }
   if (session.options.noBacking === true) {
@@ -235,6 +295,7 @@ async function openBacking(
       writable: false,
       reason: given ? 'caller' : 'backing',
       format: recorded?.format,
+      child: 'backing',
     });
     return layer;
   } catch (error) {
@@ -266,7 +327,7 @@ export function backingPath(imageName: string, backing: string): string {
 
 /** The name of an image in messages: what the user gave. */
 export function displayName(ref: ImageRef): string {
-  return ref['image-opts'] ?? ref.filename ?? '';
+  return ref['image-opts'] ?? ref.filename ?? ref.node ?? '';
 }
 
 /** Opens an image and its chain. Errors have `Could not open 'x': ` in front. The caller closes the node. */
@@ -288,8 +349,10 @@ export async function openImage(
     count: { files: 0 },
   };
   try {
+    const node = nodeOf(ref, context);
+    if (node !== undefined) return await context.nodes!.image(node, { ...options, forceShare: session.forceShare });
     if (ref['image-opts'] === undefined && ref.filename === undefined) {
-      throw new ImageError('invalid', 'an image needs a filename or image-opts');
+      throw new ImageError('invalid', 'an image needs a filename, image-opts or node');
     }
     const flat =
       ref['image-opts'] !== undefined ? fromOptionString(ref['image-opts']) : flatFromFilename(ref.filename!);
@@ -300,6 +363,49 @@ export async function openImage(
     });
   } catch (error) {
     throw hostError(`Could not open '${name}'`, error);
+  }
+}
+
+/** The held node that is meant: `node`, or an option string of one bare word. */
+function nodeOf(ref: ImageRef, { nodes }: OperationContext): string | undefined {
+  const { node, 'image-opts': text } = ref;
+  if (node !== undefined) {
+    if (ref.filename !== undefined || text !== undefined) {
+      throw new ImageError('invalid', 'an image is named by its filename, by image-opts or by its node');
+    }
+    if (nodes === undefined) throw new ImageError('invalid', `Cannot find device='${node}' nor node-name='${node}'`);
+    return node;
+  }
+  return nodes !== undefined && text !== undefined && /^[A-Za-z][\w.-]*$/.test(text) ? text : undefined;
+}
+
+/**
+ * Opens a tree of nodes that are to be held, from options as QAPI has them, flat. `context.nodes` has a builder, which is told
+ * of each node. Errors are as they are, without the name of the whole in front.
+ */
+export async function openTree(
+  flat: FlatOptions,
+  how: { readonly writable: boolean },
+  context: OperationContext,
+): Promise<void> {
+  const session: Session = {
+    context,
+    options: {},
+    cache: 'writeback',
+    forceShare: false,
+    layers: [],
+    discard: undefined,
+    openImage: (inner, below, innerHow) =>
+      openLayer(inner, filenameIn(inner) ?? '', below, { ...innerHow, format: undefined }),
+    count: { files: 0 },
+  };
+  const driver = flat.take('driver') as string;
+  flat.set('driver', driver);
+  const { writable } = how;
+  if (PROTOCOLS.has(driver)) await openStorage(flat, session, { writable, reason: 'caller', child: 'root' });
+  else {
+    const named = filenameIn(flat) ?? '';
+    await openLayer(flat, named, session, { writable, reason: 'caller', format: undefined, child: 'root' });
   }
 }
 

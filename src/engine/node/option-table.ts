@@ -15,6 +15,9 @@ export interface OptionDeclaration {
   readonly default?: string | number | boolean;
 }
 
+/** Numbers are of 64 bits; what is beyond 2^53 is not exact, and too large for any option there is. */
+const TWO_64 = 1n << 64n;
+
 export type OptionValue = string | number | boolean;
 export type OptionValues = Readonly<Record<string, OptionValue | undefined>>;
 
@@ -32,11 +35,13 @@ export function parseOption(declaration: OptionDeclaration, text: string): Optio
       if (!/^\s*[+-]?(0x[0-9a-f]+|\d+)$/i.test(text)) {
         throw new ImageError('invalid', `Parameter '${name}' expects a number`);
       }
-      const value = Number(text);
-      if (!Number.isSafeInteger(value) || value < 0) {
+      const negative = /^\s*-/.test(text);
+      const magnitude = BigInt(text.trim().replace(/^[+-]/, ''));
+      if (magnitude >= TWO_64) {
         throw new ImageError('invalid', `Value '${text}' is out of range for parameter '${name}'`);
       }
-      return value;
+      // As strtoull has it, and with it the reference: -1 is the largest number there is.
+      return Number(negative ? BigInt.asUintN(64, -magnitude) : magnitude);
     }
     case 'size': {
       const value = parseSize(text);

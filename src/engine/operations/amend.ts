@@ -28,13 +28,27 @@ function typed(driver: FormatDriver, options: ImageAmendParams['options']): Reco
   for (const [name, value] of Object.entries(options)) {
     const declaration = table.find((option) => option.name === name);
     if (declaration === undefined) {
-      const creates = driver.createOptions.some((option) => option.name === name);
-      const hint = creates ? { hint: 'This option is only supported for image creation' } : {};
+      const hint = fitsCreation(driver, options) ? { hint: 'This option is only supported for image creation' } : {};
       throw new ImageError('invalid', `Invalid parameter '${name}'`, hint);
     }
     out[name] = typeOf(declaration, value);
   }
   return out;
+}
+
+/** Whether creating an image would have taken all these options, with these values. */
+function fitsCreation(driver: FormatDriver, options: ImageAmendParams['options']): boolean {
+  const table = [...tableOf(driver, driver.name), ...driver.createOptions];
+  try {
+    for (const [name, value] of Object.entries(options)) {
+      const declaration = table.find((option) => option.name === name);
+      if (declaration === undefined) return false;
+      typeOf(declaration, value);
+    }
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Changes what is asked for. What was changed before an error stays. */
@@ -49,6 +63,7 @@ export async function amend(params: ImageAmendParams, context: OperationContext)
         `Format driver '${image.driver.name}' does not support option amendment`,
       );
     }
+    context.progress({ phase: 'amend', done: 0, total: 1 });
     await amender.amend(options, {
       signal: context.signal,
       pace: () => context.pace(0),

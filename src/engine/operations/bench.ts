@@ -217,7 +217,7 @@ function requestFailed(error: unknown): unknown {
 /** Says on stdout what it is about to do. Throws `io` for a request that fails. */
 export async function bench(params: ImageBenchParams, context: OperationContext): Promise<ImageBenchResult> {
   const plan = planOf(params);
-  const image = await openImage(params.image, { writable: plan.write }, context);
+  const image = await openImage(params.image, { writable: plan.write, guestOnly: true }, context);
   let seconds: number;
   let flushes: number;
   try {

@@ -1,6 +1,7 @@
 /** What an operation gets from whoever runs it: a worker of the daemon, or the command line in its own process. */
 import type { MapEntry } from '../../protocol/commands/image-map.js';
 import type { OpenPolicy } from '../node/gate.js';
+import type { NodeScope } from '../node/node-scope.js';
 
 export interface Progress {
   /** Names the stage of the work: `copy`, `check`, `flush`. */
@@ -34,4 +35,8 @@ export interface OperationContext {
   pace(bytes: number): Promise<void> | undefined;
   /** Sets the job's own rate (bytes a second, 0: none), as `convert -r` does. */
   setRate(bytesPerSecond: number): void;
+  /** What names of nodes mean; absent where no image is held. */
+  readonly nodes?: NodeScope;
+  /** Marks the files that it locks as this one's (storage/owners.ts). */
+  readonly owner?: number;
 }

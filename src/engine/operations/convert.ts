@@ -42,6 +42,12 @@ async function checkTarget(params: ImageConvertParams): Promise<void> {
   const { target } = params;
   const create = params.create ?? true;
   if (create) {
+    if (target.node !== undefined) {
+      throw new ImageError(
+        'invalid',
+        'A held node is not created anew: it is a target with create=false only',
+      );
+    }
     if (target['image-opts'] !== undefined) {
       throw new ImageError('invalid', '--target-image-opts requires use of -n flag');
     }
@@ -80,7 +86,7 @@ export async function convert(
     if (create) created = await createTarget(sources, params, size, context);
     const target = await openImage(
       { ...params.target, format: create ? (params.target.format ?? 'raw') : params.target.format },
-      { writable: true, cache: params.target.cache ?? 'writeback' },
+      { writable: true, guestOnly: params.bitmaps !== true, cache: params.target.cache ?? 'writeback' },
       context,
     );
     opened.push(target);
@@ -185,7 +191,7 @@ async function copyInto(
   if (target.size < totalSize(sources)) {
     throw new ImageError('invalid', 'output file is smaller than input file');
   }
-  const compress = params.compress ?? false;
+  const compress = params.compress === true || target.format.pack?.always === true;
   if (compress && target.format.pack === undefined) {
     throw new ImageError('unsupported', 'Compression not supported for this file format');
   }

@@ -105,7 +105,13 @@ export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize:
       read,
       run(range) {
         const found = image.status(range);
-        return found instanceof Promise ? found.then(toRun) : toRun(found);
+        // Where somebody may be writing, bytes may move until they are read.
+        const stay = !image.writable;
+        const run = (answer: ChainExtent): SourceRun =>
+          stay || answer.kind === 'zero' || answer.kind === 'none'
+            ? toRun(answer)
+            : { kind: 'data', length: answer.length, read: (into) => image.read(range.at, into) };
+        return found instanceof Promise ? found.then(run) : run(found);
       },
     };
   }

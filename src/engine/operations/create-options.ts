@@ -132,7 +132,8 @@ export function describeOptions({ table, given, words }: CreateOptions): string 
     let text: string;
     if (type === 'string') text = String(value).replaceAll(',', ',,');
     else if (type === 'bool') text = words[name] ?? (value ? 'on' : 'off');
-    else text = String(value);
+    // A number beyond 63 bits comes from a negative one, and is shown as that.
+    else text = Number(value) < 2 ** 63 ? BigInt(Number(value)).toString() : (words[name] ?? String(value));
     parts.push(`${name}=${text}`);
   }
   return parts.join(' ');

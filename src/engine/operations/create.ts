@@ -8,6 +8,7 @@ import { absolutePath, checkAllowed, relativeTo } from '../node/gate.js';
 import type { ImageNode } from '../node/image.js';
 import { backingPath, openImage } from '../node/open.js';
 import { identity } from '../node/open-storage.js';
+import type { OptionValues } from '../node/option-table.js';
 import { openFile } from '../storage/file.js';
 import { FileStorage } from '../storage/file-storage.js';
 import { permissionsFor } from '../storage/permissions.js';
@@ -94,8 +95,12 @@ async function makeImage(
   const values = effectiveOptions(options);
   const size = values.size as number | undefined;
   if (size === undefined) throw new ImageError('invalid', 'Image creation needs a size parameter');
+  if (size > Number.MAX_SAFE_INTEGER && driver.createsHuge !== true) {
+    throw new ImageError('limit', 'File too large', { errno: 'EFBIG' });
+  }
   checkFilePreallocation(driver, values.preallocation);
-  checkBackingFormat(values.backing_fmt);
+  checkBackingFormat(driver, values.backing_fmt);
+  checkOptions(driver, values, size);
   const path = absolutePath(name, context.cwd);
   const noCopyOnWrite = values.nocow === true;
   /** Files that were not there before, or that this call has emptied. */
@@ -113,15 +118,13 @@ async function makeImage(
       noCopyOnWrite,
       cache: durable ? 'writeback' : 'unsafe',
       locks: permissionsFor({ role: 'create', writable: true }),
+      owner: context.owner,
     });
     made.push(at);
     if (!existed) created.push(at);
     return storage;
   };
-  const beside = (extra: string): Promise<Storage> => {
-    const shown = relativeTo(name, creatablePath(extra));
-    return create(shown, absolutePath(shown, context.cwd));
-  };
+  const extra = (shown: string): Promise<Storage> => create(shown, absolutePath(shown, context.cwd));
   try {
     file = await create(name, path);
     const backing = values.backing_file as string | undefined;
@@ -136,9 +139,30 @@ async function makeImage(
         : {
             backing: { filename: backing, ...(backingFormat === undefined ? {} : { format: backingFormat }) },
           }),
+      ...(backing === undefined
+        ? {}
+        : {
+            inspectBacking: async () => {
+              const ref = { filename: backingPath(filename, backing) };
+              const image = await openImage(ref, { metadataOnly: true, noBacking: true }, context).catch(
+                (error: unknown) => {
+                  const prefix = `Could not open '${ref.filename}': `;
+                  const twice = error instanceof ImageError && error.message.startsWith(prefix + prefix);
+                  throw twice
+                    ? new ImageError(error.kind, error.message.slice(prefix.length), error.context, error)
+                    : error;
+                },
+              );
+              try {
+                return { format: image.driver.name, contentId: image.format.contentId };
+              } finally {
+                await image.close();
+              }
+            },
+          }),
       // The driver closes what it asked for here.
-      createExtra: beside,
-      openExtra: beside,
+      createExtra: (shown) => extra(relativeTo(name, creatablePath(shown))),
+      openExtra: (shown) => extra(creatablePath(shown)),
     });
     if (durable) await file.flush();
     await file.close();
@@ -148,6 +172,15 @@ async function makeImage(
     for (const at of made) removeFile(at);
     throw error;
   }
+}
+
+/** What the format refuses is refused before the file that has the name now is emptied. */
+function checkOptions(driver: FormatDriver, values: OptionValues, size: number): void {
+  const filename = values.backing_file as string | undefined;
+  const format = values.backing_fmt as string | undefined;
+  const backing =
+    filename === undefined ? {} : { backing: { filename, ...(format === undefined ? {} : { format }) } };
+  driver.checkCreate?.({ options: values, size, ...backing });
 }
 
 /** The file's own preallocation is checked before anything is touched. */
@@ -160,9 +193,10 @@ function checkFilePreallocation(driver: FormatDriver, value: unknown): void {
 }
 
 /** A backing file that is not opened may have any format that QEMU knows. */
-function checkBackingFormat(value: unknown): void {
+function checkBackingFormat(driver: FormatDriver, value: unknown): void {
   if (value === undefined || QEMU_FORMATS.has(String(value))) return;
-  throw new ImageError('invalid', `Parameter 'backing-fmt' does not accept value '${String(value)}'`);
+  const text = driver.unknownBackingFormat?.(String(value));
+  throw new ImageError('invalid', text ?? `Parameter 'backing-fmt' does not accept value '${String(value)}'`);
 }
 
 function exists(path: string): boolean {

@@ -22,6 +22,8 @@ const MAX_CHAIN = 256;
 /** Whether the caller named a protocol where others name a format: the file itself is the image then. */
 function namesProtocol(ref: ImageRef): boolean {
   if (ref.format !== undefined) return PROTOCOLS.has(ref.format);
+  // One bare word is the name of a held node.
+  if (ref.node !== undefined || ref['image-opts']?.includes('=') === false) return false;
   const { filename } = ref;
   const options =
     ref['image-opts'] !== undefined
@@ -34,7 +36,7 @@ function namesProtocol(ref: ImageRef): boolean {
 }
 
 /** What the reference tells of a node that is no image's format: a protocol, or a filter. */
-async function storageInfo(storage: Storage): Promise<ImageInfo> {
+export async function storageInfo(storage: Storage): Promise<ImageInfo> {
   if (storage instanceof NodeStorage) return imageInfo(storage.image);
   const actual = await storage.allocated();
   const info: ImageInfo = {
@@ -90,7 +92,7 @@ async function childrenOf(storages: ReadonlyMap<string, Storage>): Promise<Child
 }
 
 /** QAPI's ImageInfo of one opened layer. */
-async function imageInfo(image: ImageNode): Promise<ImageInfo> {
+export async function imageInfo(image: ImageNode): Promise<ImageInfo> {
   const { format, file, driver } = image;
   const own = await format.info();
   const children = await childrenOf(new Map([['file', file], ...format.children]));
@@ -149,7 +151,7 @@ export async function info(params: ImageInfoParams, context: OperationContext): 
   const seen = new Set<string>();
   let ref: ImageRef | undefined = params.image;
   while (ref !== undefined) {
-    const name: string = ref.filename ?? ref['image-opts'] ?? '';
+    const name: string = ref.filename ?? ref['image-opts'] ?? ref.node ?? '';
     const endless = () => {
       throw new ImageError('invalid', `Backing file '${name}' creates an infinite loop.`, {
         path: name,

@@ -87,6 +87,11 @@ function continues(last: MapEntry, next: MapEntry): boolean {
   );
 }
 
+/** A format's data where the host has a hole, as the format's driver tells it. */
+function holeUnderData({ layer, extent }: ChainExtent): boolean {
+  return extent?.kind === 'zero' && extent.storage !== undefined && layer.format.dataHoles === true;
+}
+
 /** The entry for one run of the chain. */
 function entryOf(start: number, run: ChainExtent): MapEntry {
   const { kind, length, depth, extent } = run;
@@ -98,7 +103,7 @@ function entryOf(start: number, run: ChainExtent): MapEntry {
     depth,
     kind !== 'none',
     kind === 'zero' || kind === 'none',
-    kind === 'data' || kind === 'packed',
+    kind === 'data' || kind === 'packed' || holeUnderData(run),
     kind === 'packed',
   );
   if ((extent.kind === 'data' || extent.kind === 'zero') && extent.storage !== undefined) {
@@ -143,7 +148,9 @@ class Mapper {
       const answer = this.#image.status({ at, length: end - at });
       const run = answer instanceof Promise ? await answer : answer;
       const { extent } = run;
-      if (extent?.kind === 'data') {
+      if (extent !== undefined && run.layer.format.opaque === true) {
+        this.#entries.add(plain(at, run.length, run.depth, true, false, true, false));
+      } else if (extent?.kind === 'data' && run.layer.format.dataHoles === undefined) {
         let sparse = this.#sparse.get(extent.storage);
         if (sparse === undefined) {
           const { format, file } = run.layer;

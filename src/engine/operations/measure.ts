@@ -30,8 +30,8 @@ async function dataBytes(image: ImageNode, unit: number, context: OperationConte
     const answer = image.status({ at, length: size - at });
     const { kind, length, extent, layer } = answer instanceof Promise ? await answer : answer;
     let end = at + length;
-    let isData = kind === 'data' || kind === 'packed';
-    if (extent?.kind === 'data') {
+    let isData = kind === 'data' || kind === 'packed' || layer.format.opaque === true;
+    if (extent?.kind === 'data' && layer.format.dataHoles === undefined) {
       const { storage } = extent;
       let holes = sparse.get(storage);
       if (holes === undefined) {

@@ -1,7 +1,7 @@
 /** Bytes in regular files and block devices. */
 import { type Stats, statfsSync } from 'node:fs';
-import { hostError, ImageError } from '../error.js';
-import { checkRange, checkWritable, requestError } from './check.js';
+import { errnoText, hostError, ImageError } from '../error.js';
+import { checkRange, checkWritable, MAX_OFFSET, requestError } from './check.js';
 import type { DirectIo } from './direct.js';
 import { closeDescriptor, readFully, setLength, statDescriptor, syncData, writeFully } from './file-io.js';
 import { readCached } from './host/cached-read.js';
@@ -180,7 +180,10 @@ export class FileStorage implements Storage, FileFacet {
     });
   }
 
-  truncate(size: number, preallocation: Preallocation = 'off'): Promise<void> {
+  async truncate(size: number, preallocation: Preallocation = 'off'): Promise<void> {
+    if (size > MAX_OFFSET) {
+      throw new ImageError('no-space', errnoText('EFBIG'), { path: this.filename, errno: 'EFBIG' });
+    }
     return this.#change('truncate', { at: 0, length: size }, async (fd) => {
       if (!this.#regular) return this.#truncateDevice(size, preallocation);
       const before = this.#size;
@@ -366,6 +369,7 @@ export class FileStorage implements Storage, FileFacet {
     }
     this.#size = end;
     this.#reservedTo = Math.max(this.#reservedTo, end);
+    if (range.at === 0 && preallocation === 'falloc') await this.#allocateFirstBlock(fd, end);
   }
 
   async #zeroInHost(fd: number, range: Range, unmap: boolean): Promise<void> {

@@ -36,6 +36,8 @@ export interface FileOptions {
   readonly discard?: 'ignore' | 'unmap';
   /** What the use needs and allows others; without it no lock is taken, and none respected. */
   readonly locks?: Permissions | undefined;
+  /** Whose the locks are, within this process (owners.ts). */
+  readonly owner?: number | undefined;
   /** Insists on a kind of file, as a `driver=` option does; without it the file decides. */
   readonly driver?: FileDriver;
 }
@@ -112,6 +114,7 @@ async function openWith(
     });
     checkKind(stats, filename, options.driver);
     const locks = lock(fd);
+    if (options.owner !== undefined) locks?.ownedBy(options.owner);
     if (create === 'truncate' && stats.isFile()) {
       await setLength(fd, 0).catch((error: unknown) => {
         throw hostError('Could not resize file', { code: codeOf(error) }, context);

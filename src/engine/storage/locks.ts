@@ -8,6 +8,7 @@ import { hostError, ImageError } from '../error.js';
 import { codeOf } from './host/errno.js';
 import { findLockHolder } from './host/lock-holder.js';
 import { byteLockedElsewhere, locksAvailable, setByteLock } from './host/locks.js';
+import { setOwner } from './owners.js';
 import {
   ALL_PERMISSIONS,
   NO_PERMISSIONS,
@@ -30,6 +31,7 @@ export class FileLocks {
   readonly enforced: boolean;
   #permissions = NOTHING;
   #ended = false;
+  #owned = false;
   /** Permissions whose bytes are locked now. */
   #used: PermissionSet = NO_PERMISSIONS;
   #unshared: PermissionSet = NO_PERMISSIONS;
@@ -84,8 +86,15 @@ export class FileLocks {
     this.#keepOnly(wanted);
   }
 
+  /** Says whose these locks are, for others of this process (owners.ts). */
+  ownedBy(owner: number): void {
+    this.#owned = true;
+    setOwner(this.#fd, owner);
+  }
+
   /** The descriptor is being closed, and the locks with it: its number may soon be another file's. */
   end(): void {
+    if (this.#owned) setOwner(this.#fd, 0);
     this.#ended = true;
   }
 

@@ -95,6 +95,10 @@ export class BlkdebugStorage extends ForwardStorage {
     }
   }
 
+  event(name: string): void {
+    this.rules.fire(name);
+  }
+
   override async flush(): Promise<void> {
     if (!this.#unsafe) this.#check('flush', { at: 0, length: 0 });
     await this.below.flush();

@@ -7,7 +7,7 @@ import type { Extent, FormatNode, WriteTarget } from '../driver.js';
 import { BlkdebugStorage } from './blkdebug.js';
 import { ForwardStorage } from './forward.js';
 
-/** The image's file as the way of guest data: metadata goes past it. */
+/** The way of guest data to the image's file, or its data file: metadata goes past it. */
 class DataPort extends ForwardStorage {
   readonly #fire: (event: string) => void;
 
@@ -31,7 +31,16 @@ class DataPort extends ForwardStorage {
 export function withEvents(format: FormatNode, file: Storage): FormatNode {
   if (!(file instanceof BlkdebugStorage) || !file.rules.hasEvents) return format;
   const fire = (event: string) => file.rules.fire(event);
-  const port = new DataPort(file, fire);
+  const ports = new Map<Storage, DataPort>();
+  /** Guest data may be in another file: the events are this one's all the same. */
+  const portOf = (storage: Storage): DataPort => {
+    let port = ports.get(storage);
+    if (port === undefined) {
+      port = new DataPort(storage, fire);
+      ports.set(storage, port);
+    }
+    return port;
+  };
   const seen = (extent: Extent): Extent => {
     if (extent.kind === 'packed') {
       const read = async (into: Uint8Array) => {
@@ -40,14 +49,13 @@ export function withEvents(format: FormatNode, file: Storage): FormatNode {
       };
       return { ...extent, read };
     }
-    if (extent.kind !== 'data' || extent.storage !== file) return extent;
-    return { ...extent, storage: port };
+    return extent.kind === 'data' ? { ...extent, storage: portOf(extent.storage) } : extent;
   };
   const target = (found: WriteTarget): WriteTarget => {
     const { commit, abort } = found;
     return {
       ...found,
-      storage: found.storage === file ? port : found.storage,
+      storage: portOf(found.storage),
       ...(commit === undefined ? {} : { commit: () => commit.call(found) }),
       ...(abort === undefined ? {} : { abort: () => abort.call(found) }),
     };

@@ -8,6 +8,8 @@ export interface LockHolder {
   readonly pid: number;
   /** The program's name alone: its arguments may hold what is not for everyone. */
   readonly command: string;
+  /** Of this very process: through which descriptor. */
+  readonly descriptor?: number;
 }
 
 /** The search is a courtesy in an error path; it ends after this long. */
@@ -60,15 +62,17 @@ export function findLockHolder(fd: number, at: number): LockHolder | undefined {
     return undefined;
   }
   const deadline = Date.now() + TIME_LIMIT_MS;
-  for (const pid of list('/proc')) {
-    if (!/^\d+$/.test(pid)) continue;
+  // This process first: what it has open itself it can always tell.
+  const others = list('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
+  for (const pid of [String(process.pid), ...others]) {
     const own = Number(pid) === process.pid;
     for (const number of list(`/proc/${pid}/fdinfo`)) {
       if (Date.now() > deadline) return undefined;
       if (own && Number(number) === fd) continue;
       if (!covers(text(`/proc/${pid}/fdinfo/${number}`), String(file.ino), at)) continue;
       if (isSameFile(`/proc/${pid}/fd/${number}`, file)) {
-        return { pid: Number(pid), command: text(`/proc/${pid}/comm`).trim() };
+        const command = text(`/proc/${pid}/comm`).trim();
+        return { pid: Number(pid), command, ...(own ? { descriptor: Number(number) } : {}) };
       }
     }
   }

@@ -1,0 +1,10 @@
+import type { FormatCase } from '../case.js';
+
+const MiB = 2 ** 20;
+
+export const raw: FormatCase = {
+  format: 'raw',
+  options: ['', 'preallocation=off', 'preallocation=falloc', 'preallocation=full', 'preallocation=metadata'],
+  sizes: [3 * MiB + 1536, 8 * MiB],
+  does: { write: true, check: false, measure: true, resize: true, backing: false, compress: false },
+};
