@@ -38,6 +38,21 @@ export async function compressRaw(
   return out.byteLength < data.byteLength ? out : undefined;
 }
 
+/** Compresses to a zlib stream (RFC 1950) with the largest window, whether that is smaller or not. */
+export async function compressZlib(data: Uint8Array): Promise<Uint8Array> {
+  const native = nativeZlib();
+  if (native !== undefined) {
+    // What does not compress is stored: 5 bytes a block of 16 KiB and less, and the wrapping.
+    const output = Buffer.allocUnsafeSlow(data.byteLength + (data.byteLength >>> 10) + 64);
+    const { code, produced } = await native.deflate(15, DEFAULT_LEVEL, data, output);
+    if (code === Z_STREAM_END) return output.subarray(0, produced);
+    throw new ImageError('internal', `deflate returned ${code}`);
+  }
+  return new Promise<Buffer>((resolve, reject) => {
+    zlib.deflate(data, (error, result) => (error ? reject(error) : resolve(result)));
+  });
+}
+
 async function inflate(packed: Uint8Array, into: Uint8Array, windowBits: number): Promise<number> {
   const native = nativeZlib();
   if (native !== undefined) {

@@ -8,7 +8,7 @@ import type { Storage } from '../../storage/storage.js';
 /** Of a descriptor file this much is read (the reference's bound); what is after it is not seen. */
 const MAX_DESCRIPTOR = (1 << 20) - 1;
 /** Content ids and the parent's name are looked for in the first twenty sectors. */
-const HEADER_PART = 20 * 512;
+export const HEADER_PART = 20 * 512;
 /** Every extent is an open file. 8 TiB in pieces of 2 GiB. */
 export const MAX_EXTENTS = 4096;
 const MAX_PARENT_NAME = 4095;
@@ -35,6 +35,8 @@ const UINT64_MAX = 2n ** 64n - 1n;
 /** One line of the extent description. */
 export interface ExtentLine {
   readonly type: ExtentType;
+  /** `RDONLY`: what is in it must not change. */
+  readonly readOnly: boolean;
   /** Sectors, > 0. */
   readonly sectors: bigint;
   /** As recorded; empty for ZERO. */
@@ -112,7 +114,8 @@ function parseExtentLine(line: string): ExtentLine | undefined {
       `Extents without access are not supported: ${nameOf(line.slice(0, MAX_SHOWN))}`,
     );
   }
-  if (type === 'ZERO') return { type, sectors, filename: '', offset: 0n };
+  const readOnly = access === 'RDONLY';
+  if (type === 'ZERO') return { type, readOnly, sectors, filename: '', offset: 0n };
   const rest = /^"([^"]{1,511})(?:"\s*([+-]?\d+)?)?/.exec(line.slice(whole.length));
   if (rest === null) throw invalidLine(line);
   const filename = nameOf(rest[1]!);
@@ -120,13 +123,13 @@ function parseExtentLine(line: string): ExtentLine | undefined {
   switch (type) {
     case 'FLAT':
       if (offset === undefined || offset < 0n) throw invalidLine(line);
-      return { type, sectors, filename, offset };
+      return { type, readOnly, sectors, filename, offset };
     case 'VMFS':
     case 'SPARSE':
     case 'VMFSSPARSE':
     case 'SESPARSE':
       if (offset !== undefined) throw invalidLine(line);
-      return { type, sectors, filename, offset: 0n };
+      return { type, readOnly, sectors, filename, offset: 0n };
     default:
       throw new ImageError('unsupported', `Unsupported extent type '${nameOf(type!)}'`);
   }

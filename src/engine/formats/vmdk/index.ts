@@ -1,31 +1,44 @@
-/** VMDK, reading: every subformat, from a descriptor, a sparse extent, or a stream. */
-import type { Extent, FormatDriver, FormatInfo, FormatNode, OpenContext } from '../../node/driver.js';
+/** VMDK: every subformat, from a descriptor, a sparse extent, or a stream. */
+import { ImageError } from '../../error.js';
+import type {
+  Extent,
+  FormatDriver,
+  FormatInfo,
+  FormatNode,
+  OpenContext,
+  PackFacet,
+  WriteTarget,
+} from '../../node/driver.js';
 import type { MaybePromise, Range, Storage } from '../../storage/storage.js';
 import { VmdkChecker } from './check.js';
+import { checkCreate, createVmdk, roundSize } from './create.js';
 import type { SparseExtent, VmdkExtent } from './extent.js';
 import { extentIndex, vmdkInfo } from './info.js';
 import { SECTOR } from './layout.js';
 import { openImage, type VmdkImage } from './open.js';
+import { createOptions } from './options.js';
 import { readPacked } from './packed.js';
 import { probe } from './probe.js';
 import { ABSENT, GrainTables, grainRun, nextGrainSector, UNALLOCATED, ZEROED } from './tables.js';
+import { Writer } from './write.js';
 
 class VmdkNode implements FormatNode {
   readonly size: number;
   readonly unit: number;
   readonly children: ReadonlyMap<string, Storage>;
   readonly backing;
-  readonly contentId: number;
+  readonly pack: PackFacet | undefined;
   readonly startsAsZero = true;
-  readonly checker: VmdkChecker;
+  /** Nothing can be repaired: an image that is opened for that has no checker. */
+  readonly checker: VmdkChecker | undefined;
   readonly #image: VmdkImage;
   readonly #tables = new GrainTables();
+  readonly #writer: Writer | undefined;
 
-  constructor(image: VmdkImage) {
+  constructor(image: VmdkImage, writable: boolean, say: (line: string) => void) {
     this.#image = image;
     this.size = image.size;
     this.children = image.children;
-    this.contentId = image.cid;
     this.unit = image.extents.reduce(
       (unit, extent) => Math.max(unit, extent.kind === 'sparse' ? extent.grain : 1),
       1,
@@ -34,7 +47,30 @@ class VmdkNode implements FormatNode {
       image.parentName === undefined
         ? undefined
         : { filename: image.parentName, format: 'vmdk', contentId: image.parentCid };
-    this.checker = new VmdkChecker(image, this.#tables);
+    this.checker = writable ? undefined : new VmdkChecker(image, this.#tables);
+    this.#writer = writable ? new Writer(image, this.#tables, this.unit, say) : undefined;
+    this.pack = this.#writer === undefined ? undefined : packFacet(image, this.#writer, this.unit);
+  }
+
+  get contentId(): number {
+    return this.#image.cid;
+  }
+
+  get #writing(): Writer {
+    if (this.#writer === undefined) throw new ImageError('read-only', 'the image was opened for reading');
+    return this.#writer;
+  }
+
+  prepareWrite(range: Range): MaybePromise<WriteTarget> {
+    return this.#writing.prepareWrite(range);
+  }
+
+  zero(range: Range, { unmap }: { readonly unmap: boolean }): Promise<boolean> {
+    return this.#writing.zero(range, unmap);
+  }
+
+  async flush(): Promise<void> {
+    await this.#writer?.flush();
   }
 
   map(range: Range): MaybePromise<Extent> {
@@ -77,7 +113,11 @@ class VmdkNode implements FormatNode {
     return {
       kind: 'packed',
       length: run.length,
-      read: (into) => readPacked(extent, sector, next, skip, into),
+      read: async (into) => {
+        const stream = this.#writer?.stream(extent);
+        if (stream?.holds(sector)) await stream.drain();
+        await readPacked(extent, sector, next, skip, into);
+      },
     };
   }
 
@@ -98,8 +138,28 @@ class VmdkNode implements FormatNode {
   }
 
   async close(): Promise<void> {
-    for (const storage of this.children.values()) await storage.close();
+    try {
+      await this.flush();
+    } finally {
+      for (const storage of this.children.values()) await storage.close();
+    }
   }
+}
+
+/** A lone compressed extent takes compressed grains, and nothing else; other sparse images take the option and ignore it. */
+function packFacet(image: VmdkImage, writer: Writer, unit: number): PackFacet | undefined {
+  const [first] = image.extents;
+  if (first?.kind === 'sparse' && first.compressed && image.extents.length === 1) {
+    return writer.stream(first)!.facet(() => writer.ready());
+  }
+  if (!image.extents.some((extent) => extent.kind === 'sparse')) return undefined;
+  return {
+    unit,
+    compress: async () => undefined,
+    write: async () => {
+      throw new ImageError('internal', 'nothing was compressed');
+    },
+  };
 }
 
 export const vmdk: FormatDriver = {
@@ -107,8 +167,11 @@ export const vmdk: FormatDriver = {
   probe,
   openOptions: [],
   async open(context: OpenContext): Promise<FormatNode> {
-    return new VmdkNode(await openImage(context));
+    return new VmdkNode(await openImage(context), context.writable, (line) => context.say?.(line));
   },
-  createOptions: [],
+  createOptions,
+  checkCreate,
+  create: createVmdk,
+  roundSize,
   supportsBacking: true,
 };

@@ -29,8 +29,10 @@ export const HostedHeader = struct('little', {
   compressAlgorithm: u16,
 });
 
+export const FLAG_NEWLINE_TEST = 1 << 0;
 export const FLAG_REDUNDANT_TABLE = 1 << 1;
 export const FLAG_ZEROED_GRAINS = 1 << 2;
+export const FLAG_COMPRESSED = 1 << 16;
 export const FLAG_MARKERS = 1 << 17;
 export const COMPRESSION_DEFLATE = 1;
 /** `gdOffset` of a stream that was written front to back: the footer knows where the directory is. */
@@ -43,7 +45,13 @@ export const Marker = struct('little', {
   type: u32,
 });
 export const MARKER_END_OF_STREAM = 0;
+export const MARKER_GRAIN_TABLE = 1;
+export const MARKER_GRAIN_DIRECTORY = 2;
 export const MARKER_FOOTER = 3;
+/** `lineEndCheck` of a file that nobody has treated as text. */
+export const LINE_ENDS = Uint8Array.of(0x0a, 0x20, 0x0d, 0x0a);
+/** Sectors, and so grains and tables, are numbered in 32 bits. */
+export const MAX_SECTOR = 0xffffffff;
 
 /** Compressed grain: this, then `size` bytes of an RFC 1950 stream, padded to a sector. */
 export const GrainMarker = struct('little', {
@@ -115,6 +123,14 @@ const LITTLE_ENDIAN_HOST = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
 export function wordsOf(raw: Uint8Array): Uint32Array {
   if (!LITTLE_ENDIAN_HOST) Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength).swap32();
   return new Uint32Array(raw.buffer, raw.byteOffset, raw.byteLength / 4);
+}
+
+/** Entries [from, to) of a table as the file has them: a copy. */
+export function bytesOfWords(words: Uint32Array, from = 0, to = words.length): Buffer {
+  const copy = words.slice(from, to);
+  const raw = Buffer.from(copy.buffer, copy.byteOffset, copy.byteLength);
+  if (!LITTLE_ENDIAN_HOST) raw.swap32();
+  return raw;
 }
 
 /** What a table entry says, where it is not a sector number (those are >= 0). */

@@ -21,7 +21,11 @@ export interface VmdkImage {
   readonly size: number;
   /** As the descriptor has it, or as the header implies; empty for a lone COWD file. */
   readonly createType: string;
-  readonly cid: number;
+  /** Of the file with the descriptor: where the content ids are looked for, in bytes. */
+  readonly file: Storage;
+  readonly idsAt: number;
+  /** Another one as soon as content is written. */
+  cid: number;
   readonly parentCid: number;
   readonly parentName: string | undefined;
 }
@@ -62,7 +66,12 @@ async function openLine(context: OpenContext, into: Assembly, line: ExtentLine):
     return;
   }
   const child = `extents.${into.extents.length}`;
-  const storage = await context.openChild(child, line.filename, { writable: false });
+  const how = { writable: context.writable && !line.readOnly };
+  const storage = await context.openChild(child, line.filename, how).catch((error: unknown) => {
+    throw error instanceof ImageError && error.message.startsWith('Cannot generate a base directory')
+      ? error.prefixed(`Cannot use relative paths with VMDK descriptor file '${context.file.filename}': `)
+      : error;
+  });
   if (storage === undefined) {
     throw new ImageError('not-found', `Could not open '${line.filename}': No such file or directory`);
   }
@@ -121,9 +130,10 @@ export async function openImage(context: OpenContext): Promise<VmdkImage> {
     const binary = magic === MAGIC_HOSTED || magic === MAGIC_COWD;
     if (binary) await openMonolithic(context, into, magic);
     else await openDescriptor(context, into, 0);
-    const ids = await readContentIds(file, binary ? EMBEDDED_AT : 0);
+    const idsAt = binary ? EMBEDDED_AT : 0;
+    const ids = await readContentIds(file, idsAt);
     const { extents, children, size, createType } = into;
-    return { extents, children, size, createType, ...ids };
+    return { extents, children, size, createType, file, idsAt, ...ids };
   } catch (error) {
     await into.closeChildren().catch(() => undefined);
     throw error;

@@ -86,5 +86,6 @@ export async function openSeSparse(file: Storage, writable: boolean): Promise<Sp
     zeroedGrains: false,
     compressed: false,
     markers: false,
+    metadataEnd: 0,
   };
 }

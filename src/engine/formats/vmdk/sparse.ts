@@ -1,7 +1,7 @@
 /** Headers of hosted (KDMV) and COWD sparse extents: decoded, checked against the limits, and made a geometry. */
 import { errnoText, ImageError } from '../../error.js';
 import type { Storage } from '../../storage/storage.js';
-import type { SparseGeometry } from './extent.js';
+import type { Hosted, SparseGeometry } from './extent.js';
 import {
   COMPRESSION_DEFLATE,
   COWD_TABLE_ENTRIES,
@@ -22,13 +22,11 @@ import {
 /** The reference's bounds: a grain of 1 GiB, 512 entries in a hosted table, and 32 Mi entries in a directory. */
 const MAX_GRAIN_SECTORS = 0x200000n;
 const MAX_TABLE_ENTRIES = 512;
-const MAX_DIRECTORY_ENTRIES = 32n * 1024n * 1024n;
+export const MAX_DIRECTORY_ENTRIES = 32n * 1024n * 1024n;
 /** A compressed grain is held in memory whole. Writers use 64 KiB; this is the largest unit of any other format here. */
 const MAX_COMPRESSED_GRAIN = 2 * 1024 * 1024;
 /** Host offsets from here on cannot be read at all. */
 const OFFSET_LIMIT = 2n ** 63n - 2n ** 30n;
-
-type Hosted = ReturnType<typeof HostedHeader.decode>;
 
 const sectorsOf = (file: Storage) => Math.ceil(file.size / SECTOR);
 
@@ -104,7 +102,7 @@ async function readFooter(file: Storage): Promise<Hosted> {
   return HostedHeader.decode(raw, SECTOR);
 }
 
-function checkHosted(file: Storage, header: Hosted, writable: boolean): SparseGeometry {
+function checkHosted(file: Storage, header: Hosted, writable: boolean, atEnd: boolean): SparseGeometry {
   const compressed = header.compressAlgorithm === COMPRESSION_DEFLATE;
   if (header.version > 3) {
     throw new ImageError('unsupported', `Unsupported VMDK version ${header.version}`);
@@ -132,24 +130,29 @@ function checkHosted(file: Storage, header: Hosted, writable: boolean): SparseGe
       `Compressed grains of ${grain} bytes are not supported (the limit is ${MAX_COMPRESSED_GRAIN})`,
     );
   }
-  if (header.flags & FLAG_REDUNDANT_TABLE) {
-    directoryOffset(file, header.rgdOffset, directoryEntries, 'l1 backup');
-  }
+  const backupAt =
+    header.flags & FLAG_REDUNDANT_TABLE
+      ? directoryOffset(file, header.rgdOffset, directoryEntries, 'l1 backup')
+      : undefined;
   return {
     size: capacityBytes(header.capacity),
     grain,
     entriesPerTable: entries,
     directoryAt: directoryOffset(file, header.gdOffset, directoryEntries, 'l1'),
+    backupAt: backupAt || undefined,
     directoryEntries: Number(directoryEntries),
     zeroedGrains: (header.flags & FLAG_ZEROED_GRAINS) !== 0,
     compressed,
     markers: (header.flags & FLAG_MARKERS) !== 0,
+    metadataEnd: Number(header.overHead) * SECTOR,
+    hosted: { header, atEnd },
   };
 }
 
 /** The geometry of a hosted extent; its footer, where there is one, wins over the header. */
 export async function openHosted(file: Storage, header: Hosted, writable: boolean): Promise<SparseGeometry> {
-  return checkHosted(file, header.gdOffset === GD_AT_END ? await readFooter(file) : header, writable);
+  const atEnd = header.gdOffset === GD_AT_END;
+  return checkHosted(file, atEnd ? await readFooter(file) : header, writable, atEnd);
 }
 
 async function openCowd(file: Storage): Promise<SparseGeometry> {
@@ -167,6 +170,7 @@ async function openCowd(file: Storage): Promise<SparseGeometry> {
     zeroedGrains: false,
     compressed: false,
     markers: false,
+    metadataEnd: 0,
   };
 }
 

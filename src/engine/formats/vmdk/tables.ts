@@ -26,6 +26,8 @@ const DIRECTORY_PAGE = 32 * 1024;
 const READ_AHEAD = 64 * 1024;
 /** Cache keys: extent times this, plus a table's first sector, or 2^32 and a directory page's number. */
 const KEYS_PER_EXTENT = 2 ** 33;
+/** Keys of pages of redundant directories are this much higher; a directory has 2^25 entries at most. */
+const BACKUP_PAGES = 2 ** 30;
 
 /** Stands for a table that is not there: none of its grains is allocated. */
 export const ABSENT = new Uint32Array(0);
@@ -66,6 +68,28 @@ class WordCache {
 
   put(key: number, words: Uint32Array): void {
     if (this.#held.has(key)) return;
+    this.#insert(key, words);
+  }
+
+  /** What was held for that key is not true any more. */
+  replace(key: number, words: Uint32Array): void {
+    this.remove(key);
+    this.#insert(key, words);
+  }
+
+  remove(key: number): void {
+    const words = this.#held.get(key);
+    if (words === undefined) return;
+    this.#held.delete(key);
+    this.#bytes -= words.byteLength + ENTRY_OVERHEAD;
+    if (this.#lastKey === key) this.#lastKey = -1;
+  }
+
+  removeFrom(first: number, count: number): void {
+    for (const key of this.#held.keys()) if (key >= first && key < first + count) this.remove(key);
+  }
+
+  #insert(key: number, words: Uint32Array): void {
     this.#held.set(key, words);
     this.#bytes += words.byteLength + ENTRY_OVERHEAD;
     for (const [oldest, old] of this.#held) {
@@ -80,6 +104,12 @@ export class GrainTables {
   readonly #tables = new WordCache();
   readonly #pages = new WordCache();
   readonly #loading = new Map<number, Promise<Uint32Array>>();
+  /** Tables that were changed and are not in the file yet, by extent and index: they are what counts. */
+  readonly #pinned = new Map<number, Uint32Array>();
+  /** Directory entries that are newer than what a page may say. */
+  readonly #moved = new Map<number, number>();
+  /** Counts changes of tables in files: what was read across one may be old. */
+  #changes = 0;
 
   /** Bytes held now; bounded whatever the image says. */
   get heldBytes(): number {
@@ -88,6 +118,12 @@ export class GrainTables {
 
   /** Table `index` of the extent if it is at hand, ABSENT where there is none, undefined where `load` must be called. */
   cached(extent: SparseExtent, index: number): Uint32Array | undefined {
+    if (this.#pinned.size > 0) {
+      const pinned = this.#pinned.get(tableId(extent, index));
+      if (pinned !== undefined) return pinned;
+    }
+    const moved = this.#moved.size > 0 ? this.#moved.get(tableId(extent, index)) : undefined;
+    if (moved !== undefined) return this.#tables.get(tableKey(extent, moved));
     const page = this.#pages.get(pageKey(extent, index));
     if (page === undefined) return undefined;
     const sector = sectorIn(extent, page, index);
@@ -96,10 +132,72 @@ export class GrainTables {
 
   /** The same, reading what is missing. Throws `corrupt` for a directory entry that makes no sense. */
   async load(extent: SparseExtent, index: number): Promise<Uint32Array> {
-    const page = this.#pages.get(pageKey(extent, index)) ?? (await this.#loadPage(extent, index));
-    const sector = sectorIn(extent, page, index);
+    const pinned = this.#pinned.get(tableId(extent, index));
+    if (pinned !== undefined) return pinned;
+    const page = await this.#page(extent, index);
+    const moved = this.#moved.get(tableId(extent, index));
+    const sector = moved ?? sectorIn(extent, page, index);
     if (sector < 0) return ABSENT;
-    return this.#tables.get(tableKey(extent, sector)) ?? this.#loadTables(extent, page, index, sector);
+    const held = this.#tables.get(tableKey(extent, sector));
+    return held ?? this.#loadTables(extent, moved === undefined ? page : undefined, index, sector);
+  }
+
+  async #page(extent: SparseExtent, index: number): Promise<Uint32Array> {
+    return this.#pages.get(pageKey(extent, index)) ?? this.#loadPage(extent, index, extent.directoryAt, 0);
+  }
+
+  /** First sector of table `index`, or below zero where there is none. */
+  async sector(extent: SparseExtent, index: number): Promise<number> {
+    const page = await this.#page(extent, index);
+    return this.#moved.get(tableId(extent, index)) ?? sectorIn(extent, page, index);
+  }
+
+  /** First sector of the redundant table `index`, or below zero where there is none. */
+  async backupSector(extent: SparseExtent, index: number): Promise<number> {
+    if (extent.backupAt === undefined) return UNALLOCATED;
+    const key = pageKey(extent, index) + BACKUP_PAGES;
+    const page = this.#pages.get(key) ?? (await this.#loadPage(extent, index, extent.backupAt, BACKUP_PAGES));
+    return sectorIn(extent, page, index);
+  }
+
+  /** The table was changed: it is held, and is what counts, until `unpin`. */
+  pin(extent: SparseExtent, index: number, table: Uint32Array): void {
+    this.#pinned.set(tableId(extent, index), table);
+  }
+
+  /** The table is in the file, at that sector. */
+  unpin(extent: SparseExtent, index: number, table: Uint32Array, sector: number): void {
+    this.#changes++;
+    this.#pinned.delete(tableId(extent, index));
+    this.#tables.replace(tableKey(extent, sector), table);
+  }
+
+  /** Table `index` is at another sector from now on. */
+  move(extent: SparseExtent, index: number, sector: number): void {
+    this.#moved.set(tableId(extent, index), sector);
+  }
+
+  /** A new, empty table is in the file at `sector`, and at `backup` as the redundant one, and entered in the directories. */
+  entered(extent: SparseExtent, index: number, sector: number, backup: number): void {
+    const slot = index % entriesPerPage(extent);
+    const page = this.#pages.get(pageKey(extent, index));
+    if (page !== undefined) page[slot] = sector;
+    const second = this.#pages.get(pageKey(extent, index) + BACKUP_PAGES);
+    if (second !== undefined) second[slot] = backup;
+  }
+
+  movedTo(extent: SparseExtent, index: number): number | undefined {
+    return this.#moved.get(tableId(extent, index));
+  }
+
+  /** The extent has another directory, and none of its tables is in memory. */
+  forget(extent: SparseExtent): void {
+    this.#changes++;
+    for (let first = 0; first < extent.directoryEntries; first += entriesPerPage(extent)) {
+      this.#pages.remove(pageKey(extent, first));
+      this.#pages.remove(pageKey(extent, first) + BACKUP_PAGES);
+    }
+    this.#tables.removeFrom(extent.index * KEYS_PER_EXTENT, KEYS_PER_EXTENT);
   }
 
   #once(key: number, read: () => Promise<Uint32Array>): Promise<Uint32Array> {
@@ -111,25 +209,32 @@ export class GrainTables {
     return loading;
   }
 
-  #loadPage(extent: SparseExtent, index: number): Promise<Uint32Array> {
-    const key = pageKey(extent, index);
+  #loadPage(extent: SparseExtent, index: number, from: number, keys: number): Promise<Uint32Array> {
+    const key = pageKey(extent, index) + keys;
     return this.#once(key, async () => {
       const first = index - (index % entriesPerPage(extent));
       const entries = Math.min(entriesPerPage(extent), extent.directoryEntries - first);
       const width = entryBytes(extent);
-      const words = await readWords(extent.storage, extent.directoryAt + first * width, entries * width);
+      const words = await readWords(extent.storage, from + first * width, entries * width);
       this.#pages.put(key, words);
       return words;
     });
   }
 
-  #loadTables(extent: SparseExtent, page: Uint32Array, index: number, sector: number): Promise<Uint32Array> {
+  #loadTables(
+    extent: SparseExtent,
+    page: Uint32Array | undefined,
+    index: number,
+    sector: number,
+  ): Promise<Uint32Array> {
     const key = tableKey(extent, sector);
-    return this.#once(key, async () => {
+    return this.#once(-1 - key, async () => {
       const bytes = extent.entriesPerTable * entryBytes(extent);
-      const count = this.#adjacent(extent, page, index, sector, bytes);
+      const changes = this.#changes;
+      const count = page === undefined ? 1 : this.#adjacent(extent, page, index, sector, bytes);
       const words = await readWords(extent.storage, sector * SECTOR, count * bytes);
-      for (let n = count - 1; n > 0; n--) {
+      // Tables beside this one may have been written meanwhile; this one cannot: who changes it has it in memory.
+      for (let n = changes === this.#changes ? count - 1 : 0; n > 0; n--) {
         this.#tables.put(
           tableKey(extent, sector + (n * bytes) / SECTOR),
           words.slice((n * bytes) / 4, ((n + 1) * bytes) / 4),
@@ -164,6 +269,7 @@ export class GrainTables {
 
 const entryBytes = (extent: SparseExtent) => (extent.wide === undefined ? 4 : 8);
 const entriesPerPage = (extent: SparseExtent) => DIRECTORY_PAGE / entryBytes(extent);
+const tableId = (extent: SparseExtent, index: number) => extent.index * 2 ** 32 + index;
 const tableKey = (extent: SparseExtent, sector: number) => extent.index * KEYS_PER_EXTENT + sector;
 
 function pageKey(extent: SparseExtent, index: number): number {
@@ -202,6 +308,13 @@ function grainOf(extent: SparseExtent, table: Uint32Array, index: number): numbe
   return extent.wide === undefined
     ? grainSector(table, index, extent.zeroedGrains)
     : seGrainSector(table, index, extent.wide.grainsOffset);
+}
+
+/** What the table says of the grain at byte `within` of the extent: a sector, UNALLOCATED or ZEROED. */
+export function grainAt(extent: SparseExtent, table: Uint32Array, within: number): number {
+  const sector = grainOf(extent, table, Math.floor(within / extent.grain) % extent.entriesPerTable);
+  if (sector === INVALID) throw brokenTable(extent, within, 'Invalid grain table entry');
+  return sector;
 }
 
 /** A run of grains of one kind. */
