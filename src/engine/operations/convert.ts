@@ -1,5 +1,6 @@
 /** image-convert: sources, target, and the copy loop between them. */
 import { unlinkSync } from 'node:fs';
+import type { FormatOptions } from '../../protocol/commands/common.js';
 import type { ImageConvertParams, ImageConvertResult } from '../../protocol/commands/image-convert.js';
 import { splitOptions } from '../../protocol/options.js';
 import { hostError, ImageError } from '../error.js';
@@ -169,6 +170,7 @@ async function createTarget(
       'Having a backing file for the target makes no sense when concatenating multiple input images',
     );
   }
+  if (params.compress === true) await checkCompressed(format, options);
   await checkCreateSpec(spec);
   if (backed && (backingFormat ?? options.backing_fmt) === undefined) {
     throw new ImageError('invalid', 'Use of backing file requires explicit backing format');
@@ -179,6 +181,22 @@ async function createTarget(
   } catch (error) {
     throw hostError(`${spec.filename}: error while converting ${format}`, error);
   }
+}
+
+/** What a new image cannot be together with compressed, in the reference's words; options are not checked otherwise. */
+async function checkCompressed(format: string, options: FormatOptions): Promise<void> {
+  const driver = await loadDriver(format);
+  if (driver !== undefined && driver.compresses !== true) throw notCompressed();
+  const { encryption, preallocation } = options;
+  const encrypted = options['encrypt.format'] !== undefined || encryption === 'on' || encryption === true;
+  if (encrypted) throw new ImageError('invalid', 'Compression and encryption not supported at the same time');
+  if (preallocation !== undefined && preallocation !== 'off') {
+    throw new ImageError('invalid', 'Compression and preallocation not supported at the same time');
+  }
+}
+
+function notCompressed(): ImageError {
+  return new ImageError('unsupported', 'Compression not supported for this file format');
 }
 
 async function copyInto(
@@ -193,7 +211,7 @@ async function copyInto(
   }
   const compress = params.compress === true || target.format.pack?.always === true;
   if (compress && target.format.pack === undefined) {
-    throw new ImageError('unsupported', 'Compression not supported for this file format');
+    throw notCompressed();
   }
   // An existing target may have a backing file that is none of the source's: only `-B` says that their bytes are the same.
   const named = params.backing !== undefined || params.options?.backing_file !== undefined;

@@ -36,6 +36,9 @@ export const vmdk: FormatCase = {
   ],
   sizes: [3 * MiB + 1536, 8 * MiB],
   does: { write: true, check: true, measure: false, resize: false, backing: true, compress: true },
+  more: {
+    compress: 'a flat subformat is refused by name, not as an invalid cluster size, and leaves no file',
+  },
   except: {
     'subformat=monolithicFlat': ['backing', 'compress'],
     'subformat=twoGbMaxExtentFlat': ['backing', 'compress'],

@@ -46,6 +46,7 @@ export function dmgNode(file: Storage, size: number, table: ChunkTable): FormatN
     unit: 1,
     children: new Map(),
     startsAsZero: false,
+    opaque: true,
     map({ at, length }: Range): Extent {
       const row = rowAt(table, at);
       if (row < 0 || at >= ends[row]!) {

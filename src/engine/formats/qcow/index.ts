@@ -15,5 +15,6 @@ export const qcow: FormatDriver = {
   create: createQcow,
   unknownBackingFormat: (format) => `unrecognized backing format '${format}'`,
   roundSize,
+  compresses: true,
   supportsBacking: true,
 };

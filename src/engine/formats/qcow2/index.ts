@@ -14,8 +14,10 @@ export const qcow2: FormatDriver = {
   open: openQcow2,
   createOptions,
   create: createQcow2,
+  createsHuge: true,
   measure: measureQcow2,
   amendOptions,
   roundSize,
+  compresses: true,
   supportsBacking: true,
 };

@@ -173,5 +173,6 @@ export const vmdk: FormatDriver = {
   checkCreate,
   create: createVmdk,
   roundSize,
+  compresses: true,
   supportsBacking: true,
 };
