@@ -26,14 +26,19 @@ function optionNames(option: OptionDeclaration): string {
 }
 
 function item(title: string, doc: string): string[] {
-  const lines = [`  ${title}`];
-  let line = '    ';
-  for (const word of doc.split(' ')) {
-    if (line.length + 1 + word.length > WIDTH) {
+  return [`  ${title}`, ...wrapped(doc, '     ')];
+}
+
+/** Lines of whole words, each behind `indent`. */
+function wrapped(text: string, indent: string): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of text.split(' ')) {
+    if (line !== '' && line.length + 1 + word.length > WIDTH) {
       lines.push(line);
-      line = '    ';
+      line = '';
     }
-    line += ` ${word}`;
+    line += line === '' ? indent + word : ` ${word}`;
   }
   lines.push(line);
   return lines;
@@ -45,7 +50,30 @@ export interface CommandSummary {
 }
 
 /** Formats and protocols that can be opened; a test compares them with the engine's. */
-export const FORMATS = ['dmg', 'file', 'host_device', 'null-aio', 'null-co', 'qcow2', 'raw', 'vmdk'];
+export const FORMATS = [
+  'blkdebug',
+  'blkverify',
+  'bochs',
+  'cloop',
+  'compress',
+  'copy-on-read',
+  'dmg',
+  'file',
+  'host_device',
+  'null-aio',
+  'null-co',
+  'parallels',
+  'preallocate',
+  'qcow',
+  'qcow2',
+  'qed',
+  'quorum',
+  'raw',
+  'vdi',
+  'vhdx',
+  'vmdk',
+  'vpc',
+];
 
 export function generalHelp(versionText: string, commands: readonly CommandSummary[]): string {
   const lines = [
@@ -65,7 +93,7 @@ export function generalHelp(versionText: string, commands: readonly CommandSumma
     '',
     'Supported image formats:',
     '',
-    `  ${FORMATS.join(' ')}`,
+    ...wrapped(FORMATS.join(' '), '  '),
   ];
   return `${lines.join('\n')}\n`;
 }

@@ -5,6 +5,8 @@ export interface ProgressLine {
   /** Prints 0 % where nothing was printed so far. */
   start(): void;
   report(progress: ProgressReport): void;
+  /** Whether anything was said. */
+  readonly started: boolean;
   /** Prints 100 %. */
   complete(): void;
   /** Ends the line; whatever happened before, as the reference does. */
@@ -12,19 +14,20 @@ export interface ProgressLine {
 }
 
 /**
- * `    (12.34/100%)` and a carriage return on stdout, whenever more than `step` percent were added. Where not `shown`,
- * one such line on stderr for each SIGUSR1.
+ * `    (12.34/100%)` and a carriage return on stdout, whenever it is more than `step` percent from the last one. Where not `shown`,
+ * one such line on stderr for each SIGUSR1. With `end` the operation itself reports 100 % as well.
  */
-export function progressLine(shell: Shell, shown: boolean, step: number): ProgressLine {
+export function progressLine(shell: Shell, shown: boolean, step: number, end = false): ProgressLine {
   let printed = Number.NEGATIVE_INFINITY;
   let percent = 0;
   let started = false;
   let asked = false;
-  const text = () => `    (${percent.toFixed(2)}/100%)`;
+  const text = () => `    (${twoPlaces(percent)}/100%)`;
   const say = (value: number) => {
     started = true;
     percent = value;
-    if (shown && (value - printed > step || value === 100)) {
+    // What takes longer than it seemed goes back.
+    if (shown && (Math.abs(value - printed) > step || value === 100 || (end && value === 0))) {
       printed = value;
       shell.out(`${text()}\r`);
     }
@@ -39,14 +42,17 @@ export function progressLine(shell: Shell, shown: boolean, step: number): Progre
   // Without a listener the signal would start Node's debugger.
   process.on('SIGUSR1', ask);
   return {
+    get started() {
+      return started;
+    },
     start() {
       if (!started) say(0);
     },
     report({ done, total }) {
-      if (!started) say(0);
       const value = total > 0 ? (done / total) * 100 : 0;
+      if (!started && value !== 0) say(0);
       // 100 % is said when the operation has ended, which is after its last flush.
-      if (value >= percent && value < 100) say(value);
+      if (value < 100 || end) say(value);
     },
     complete() {
       say(100);
@@ -56,4 +62,12 @@ export function progressLine(shell: Shell, shown: boolean, step: number): Progre
       if (shown) shell.out('\n');
     },
   };
+}
+
+/** As C prints a float with two places: what is just between two goes to the even one. */
+function twoPlaces(percent: number): string {
+  const exact = Math.fround(percent) * 100;
+  const below = Math.floor(exact);
+  const up = exact - below > 0.5 || (exact - below === 0.5 && below % 2 === 1);
+  return ((below + Number(up)) / 100).toFixed(2);
 }

@@ -9,7 +9,7 @@ import type { OperationContext } from '../../src/engine/operations/context.js';
 import { rebaseOnto } from '../../src/engine/operations/rebase.js';
 import { GuestHistory, type OpenedImage, sampleCount, verifyCrashes } from './invariants.js';
 import { PagedStorage } from './paged.js';
-import { addSnapshot, createOn, type Files, IMAGE, openCrashed, openOn } from './qcow2.js';
+import { addSnapshot, createOn, type Files, IMAGE, isDirty, openCrashed, openOn } from './qcow2.js';
 import { CrashLog, RecordingStorage } from './recorder.js';
 import { pattern } from './scenario.js';
 
@@ -209,7 +209,8 @@ describe('a crash while committing', () => {
       {
         async open(state): Promise<OpenedImage> {
           const lower = await openOn({ image: state.files.get('below')! }, { writable: false });
-          const upper = await openOn({ image: state.files.get(IMAGE)! }, { writable: false });
+          const top = state.files.get(IMAGE)!;
+          const upper = await openOn({ image: top }, { writable: isDirty(top) });
           upper.backing = lower;
           return {
             size: upper.size,

@@ -93,6 +93,13 @@ function keepOpen(storage: Storage): Storage {
   });
 }
 
+/** Whether a version 3 image is marked dirty: whoever writes it counts anew first. */
+export function isDirty(image: PagedStorage): boolean {
+  const head = new Uint8Array(80);
+  image.get(0, head);
+  return head[7] === 3 && (head[79]! & 1) !== 0;
+}
+
 /** A crash state, opened as a program would that only reads; one that is marked dirty is repaired first, as a writer does. */
 export async function openCrashed(
   files: ReadonlyMap<string, PagedStorage>,
@@ -100,10 +107,8 @@ export async function openCrashed(
   options: { readonly forCheck?: boolean; readonly driver?: FormatDriver } = {},
 ): Promise<OpenedImage> {
   const image = files.get(IMAGE)!;
-  const head = new Uint8Array(80);
-  image.get(0, head);
   const isQcow2 = options.driver === undefined || options.driver === qcow2;
-  const dirty = isQcow2 && head[7] === 3 && (head[79]! & 1) !== 0;
+  const dirty = isQcow2 && isDirty(image);
   const node = await openOn(
     { image, data: files.get(DATA), backing },
     { writable: dirty && options.forCheck !== true, ...options },

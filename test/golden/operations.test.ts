@@ -256,6 +256,6 @@ describeInterop('the operations', () => {
   differs('convert -t zz nofile x', 'we look at -t before the sources are opened');
   same('convert --bitmaps -O qcow2 mid.qcow2 x');
   differs('convert -n --target-is-zero -B x mid.qcow2 r.raw', 'the reference fails here with exit code 0');
-  differs('create x 4E', 'sizes beyond 2^53 end before the Formatting line');
+  sameWriting('create x 4E');
   differs('compare --image-opts -F raw a b', 'we look at all names before the first is opened');
 });

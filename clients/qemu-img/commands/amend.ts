@@ -45,9 +45,8 @@ export default command({
   positional: [{ name: 'FILENAME', doc: 'the image' }],
   async run(values, names, shell) {
     if (values.options === undefined) throw usage('amend', 'Must specify options (-o)');
-    const progress = progressLine(shell, values.progress === true && !values.quiet, 1);
+    const progress = progressLine(shell, values.progress === true && !values.quiet, 1, true);
     try {
-      progress.start();
       const options = formatOptions(values.options);
       const [name] = names;
       const single = names.length === 1 ? name : undefined;
@@ -72,9 +71,10 @@ export default command({
         },
         { onProgress: progress.report },
       );
-      progress.complete();
       return 0;
     } finally {
+      // Also after a failure, where it had begun.
+      if (progress.started) progress.complete();
       progress.end();
     }
   },

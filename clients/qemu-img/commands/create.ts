@@ -1,7 +1,7 @@
 import { formatOptions, help, objectParams, objects, parseOptionList, quiet } from '../common-options.js';
 import { command } from '../declare.js';
 import { Exit, RequestError, usage } from '../errors.js';
-import { parseNumber } from '../numbers.js';
+import { exactSize, parseNumber } from '../numbers.js';
 
 export default command({
   name: 'create',
@@ -57,9 +57,13 @@ export default command({
       return 0;
     }
     if (filename === undefined) throw usage('create', 'Expecting image file name');
-    const size = sizeWord === undefined ? undefined : parseNumber('image size', sizeWord, 0);
+    let size = sizeWord === undefined ? undefined : parseNumber('image size', sizeWord, 0);
     if (more.length > 0) throw usage('create', `Unexpected argument: ${more[0]}`);
     if (size === Number.POSITIVE_INFINITY) {
+      const exact = exactSize(sizeWord!);
+      size = BigInt(Number(exact)) === exact ? Number(exact) : undefined;
+    }
+    if (sizeWord !== undefined && size === undefined) {
       throw new Exit(1, `${filename}: The image size is too large for file format '${format}'`);
     }
     try {

@@ -1,9 +1,10 @@
 /** What the names of nodes mean to whoever opens images: the daemon's held images, or nothing. */
+
+import type { Permissions } from '../storage/permissions.js';
 import type { FlatOptions } from './flat-options.js';
+import type { ImageNode } from './image.js';
 import type { OpenOptions } from './open-storage.js';
 import type { Lockable, OpenedFile } from './opened-file.js';
-import type { ImageNode } from './image.js';
-import type { Permissions } from '../storage/permissions.js';
 
 /** A node of a graph that is being built, before and after it is there. */
 export interface GraphNode {
@@ -84,6 +85,8 @@ export interface GraphBuilder {
   /** A layer's file is there, its backing file not yet. */
   place(node: GraphNode): void;
   layer(node: GraphNode, parts: LayerParts): void;
+  /** A child of the node that holds guest data and nothing else. */
+  data(node: GraphNode, child: string, lockables: readonly Lockable[]): void;
   /** The layer as the backing file, or as the file, of a node above. */
   view(node: GraphNode, child: string, parent: GraphNode | undefined): ImageNode;
 }

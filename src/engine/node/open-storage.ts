@@ -64,6 +64,8 @@ export interface Session {
   readonly count: { files: number };
   /** Where nodes are to be held: the one whose children are being opened. */
   readonly parent?: GraphNode;
+  /** The names being opened are an image's own: those of nodes are not for it. */
+  readonly fromImage?: boolean;
 }
 
 const NULL_OPTIONS: readonly OptionDeclaration[] = [
@@ -218,8 +220,17 @@ export async function namedStorage(
   use: { readonly child: string; readonly writable: boolean },
 ): Promise<OpenedFile> {
   const { nodes } = session.context;
-  if (nodes !== undefined) return nodes.storage(name, { ...use, parent: session.parent });
+  if (nodes !== undefined) {
+    refuseFromImage(name, session);
+    return nodes.storage(name, { ...use, parent: session.parent });
+  }
   throw new ImageError('invalid', `Cannot find device='' nor node-name='${name}'`);
+}
+
+/** An image that names a node would get at what is held for somebody else. */
+export function refuseFromImage(name: string, session: Session): void {
+  if (session.fromImage !== true) return;
+  throw new ImageError('denied', `An image may not name the node '${name}'`, { check: 'node-in-image' });
 }
 
 export interface OpenHow {

@@ -24,6 +24,7 @@ import {
   type OpenOptions,
   openStorage,
   PROTOCOLS,
+  refuseFromImage,
   refuseRest,
   type Session,
   settingsOf,
@@ -238,13 +239,19 @@ async function openChildFile(
     exposed = inCwd ? recorded : placed(image, recorded);
     childOptions = flatFromFilename(exposed).takeChild('file');
   } else return undefined;
-  const opened = await openStorage(childOptions, session, {
+  const inner = reason === 'child' ? { ...session, fromImage: true } : session;
+  const opened = await openStorage(childOptions, inner, {
     writable,
     reason,
+    child,
     ...(exposed === undefined ? {} : { exposed }),
   });
   try {
-    lock(opened, child === 'data-file' ? 'data-file' : 'format-metadata', writable, session);
+    const { builder } = session.context.nodes ?? {};
+    // What guest data in a file of its own needs is what the users of the held image need.
+    if (child === 'data-file' && builder !== undefined && session.parent !== undefined) {
+      builder.data(session.parent, child, opened.lockables);
+    } else lock(opened, child === 'data-file' ? 'data-file' : 'format-metadata', writable, session);
   } catch (error) {
     await opened.storage.close().catch(() => {});
     throw error;
@@ -266,6 +273,7 @@ async function openBacking(
     const { nodes } = session.context;
     if (nodes !== undefined) {
       try {
+        refuseFromImage(reference, session);
         return await nodes.backing(reference, session.parent);
       } catch (error) {
         throw hostError('Could not open backing file', error);
@@ -291,7 +299,8 @@ async function openBacking(
         if (!options.has(key)) options.set(key, value);
       }
     }
-    const layer = await openLayer(options, name, session, {
+    const below = named ? { ...session, fromImage: true } : session;
+    const layer = await openLayer(options, name, below, {
       writable: false,
       reason: given ? 'caller' : 'backing',
       format: recorded?.format,
@@ -350,7 +359,8 @@ export async function openImage(
   };
   try {
     const node = nodeOf(ref, context);
-    if (node !== undefined) return await context.nodes!.image(node, { ...options, forceShare: session.forceShare });
+    if (node !== undefined)
+      return await context.nodes!.image(node, { ...options, forceShare: session.forceShare });
     if (ref['image-opts'] === undefined && ref.filename === undefined) {
       throw new ImageError('invalid', 'an image needs a filename, image-opts or node');
     }
@@ -373,7 +383,8 @@ function nodeOf(ref: ImageRef, { nodes }: OperationContext): string | undefined 
     if (ref.filename !== undefined || text !== undefined) {
       throw new ImageError('invalid', 'an image is named by its filename, by image-opts or by its node');
     }
-    if (nodes === undefined) throw new ImageError('invalid', `Cannot find device='${node}' nor node-name='${node}'`);
+    if (nodes === undefined)
+      throw new ImageError('invalid', `Cannot find device='${node}' nor node-name='${node}'`);
     return node;
   }
   return nodes !== undefined && text !== undefined && /^[A-Za-z][\w.-]*$/.test(text) ? text : undefined;

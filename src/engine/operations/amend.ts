@@ -28,7 +28,9 @@ function typed(driver: FormatDriver, options: ImageAmendParams['options']): Reco
   for (const [name, value] of Object.entries(options)) {
     const declaration = table.find((option) => option.name === name);
     if (declaration === undefined) {
-      const hint = fitsCreation(driver, options) ? { hint: 'This option is only supported for image creation' } : {};
+      const hint = fitsCreation(driver, options)
+        ? { hint: 'This option is only supported for image creation' }
+        : {};
       throw new ImageError('invalid', `Invalid parameter '${name}'`, hint);
     }
     out[name] = typeOf(declaration, value);

@@ -6,6 +6,9 @@ export type CacheMode = v.InferOutput<typeof CacheMode>;
 
 export const Bytes = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
+/** What an image may be created with: up to 2^63, as far as a number holds it exactly (and no further are there round ones). */
+export const LargeBytes = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2 ** 63 - 1024));
+
 /**
  * An image that exists. Either `filename` (a path, relative to the request's `cwd`; `json:{...}`; `proto:...`), with an
  * optional `format`, or `image-opts`, QEMU's `driver=qcow2,file.filename=...` string.
@@ -13,6 +16,8 @@ export const Bytes = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 export const ImageRef = v.strictObject({
   filename: v.optional(v.string()),
   'image-opts': v.optional(v.string()),
+  /** In place of both: an image that the daemon holds, by its node name (blockdev-add). */
+  node: v.optional(v.string()),
   /** Not probed when given. */
   format: v.optional(v.string()),
   /** Open read-only although another process writes it. */

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, FormatOptions } from './common.js';
+import { common, FormatOptions, LargeBytes } from './common.js';
 
 export const imageCreate = command({
   name: 'image-create',
@@ -10,7 +10,7 @@ export const imageCreate = command({
     filename: v.string(),
     format: v.optional(v.string(), 'raw'),
     /** Guest size in bytes; with a backing file the default is that file's. */
-    size: v.optional(Bytes),
+    size: v.optional(LargeBytes),
     options: v.optional(FormatOptions),
     backing: v.optional(v.string()),
     'backing-format': v.optional(v.string()),
@@ -20,7 +20,7 @@ export const imageCreate = command({
   result: v.strictObject({
     filename: v.string(),
     format: v.string(),
-    size: Bytes,
+    size: LargeBytes,
     /** Every create option with a value, in the format's order, as the `Formatting ...` line shows them. */
     options: FormatOptions,
   }),

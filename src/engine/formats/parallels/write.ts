@@ -3,7 +3,7 @@ import { errnoText, ImageError } from '../../error.js';
 import type { WriteTarget } from '../../node/driver.js';
 import type { MaybePromise, Range } from '../../storage/storage.js';
 import { PAGE_ENTRIES } from '../entry-table.js';
-import { GUEST_DATA, type Stage, Writeback } from '../qcow2/cache.js';
+import { GUEST_DATA, type Stage, Writeback } from '../metadata-cache.js';
 import type { Clusters } from './clusters.js';
 import type { ParallelsImage } from './image.js';
 import { IN_USE } from './layout.js';

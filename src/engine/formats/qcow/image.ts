@@ -2,7 +2,7 @@
 import { errnoText, ImageError } from '../../error.js';
 import { ForwardStorage } from '../../node/filters/forward.js';
 import type { Storage } from '../../storage/storage.js';
-import { type CachedTable, GUEST_DATA, type Stage, TableCache, Writeback } from '../qcow2/cache.js';
+import { type CachedTable, GUEST_DATA, type Stage, TableCache, Writeback } from '../metadata-cache.js';
 import { ENTRY_BYTES, type Geometry, L1_PAGE_BYTES, loadPage, type QcowHeader, storePage } from './layout.js';
 
 export type Header = ReturnType<typeof QcowHeader.decode>;

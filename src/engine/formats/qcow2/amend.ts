@@ -142,9 +142,12 @@ async function writeHeader({ image }: WriteParts, change: Partial<Header>): Prom
   image.header = { ...image.header, ...change, extensions: image.header.extensions };
 }
 
-async function upgrade(parts: WriteParts, list: SnapshotList): Promise<void> {
+async function upgrade(parts: WriteParts, list: SnapshotList, context: AmendContext): Promise<void> {
+  context.progress(0, 2);
   await completeTable(parts, list);
+  context.progress(1, 2);
   await writeHeader(parts, { version: 3, refcountOrder: V2_REFCOUNT_ORDER });
+  context.progress(2, 2);
 }
 
 async function downgrade(
@@ -186,6 +189,34 @@ async function setFeature(
   await image.file.flush();
 }
 
+/**
+ * Progress of several operations in a row as that of one, as the reference guesses it: those to come will take as much as
+ * those so far.
+ */
+class Operations {
+  readonly #context: AmendContext;
+  readonly #count: number;
+  #index = 0;
+  #before = 0;
+
+  constructor(context: AmendContext, count: number) {
+    this.#context = context;
+    this.#count = count;
+  }
+
+  /** The context for the next one. */
+  next(): AmendContext {
+    const index = this.#index++;
+    const before = this.#before;
+    const progress = (done: number, total: number) => {
+      this.#before = before + total;
+      const left = Math.floor((this.#before * (this.#count - index - 1)) / (index + 1));
+      this.#context.progress(before + done, this.#before + left);
+    };
+    return { ...this.#context, progress };
+  }
+}
+
 /** See AmendFacet. */
 export async function amend(
   parts: WriteParts,
@@ -198,12 +229,12 @@ export async function amend(
   image.checkAlive();
   const changes = changesOf(options, parts);
   const before = image.header.version;
+  const otherWidth = changes.refcountOrder !== image.geometry.refcountOrder;
+  const operations = new Operations(context, Number(changes.version !== before) + Number(otherWidth));
   if (changes.version < before) checkDowngrade(parts, snapshots, changes);
   // Up first: what follows may need it. Down last: what prevents it may be gone by then.
-  if (changes.version > before) await upgrade(parts, list);
-  if (changes.refcountOrder !== image.geometry.refcountOrder) {
-    await changeRefcountOrder(parts, changes.refcountOrder, context);
-  }
+  if (changes.version > before) await upgrade(parts, list, operations.next());
+  if (otherWidth) await changeRefcountOrder(parts, changes.refcountOrder, operations.next());
   if (changes.dataFileRaw === false) await setFeature(parts, 'autoclear', Autoclear.dataFileRaw, false);
   if (changes.dataFile !== undefined) await setDataFile(parts, changes.dataFile);
   if (changes.lazy !== isLazy(image.header)) {
@@ -211,5 +242,5 @@ export async function amend(
     await setFeature(parts, 'compatible', Compatible.lazyRefcounts, changes.lazy);
   }
   if (changes.size !== undefined && changes.size !== image.size) await context.resize(changes.size);
-  if (changes.version < before) await downgrade(parts, list.get(), context);
+  if (changes.version < before) await downgrade(parts, list.get(), operations.next());
 }

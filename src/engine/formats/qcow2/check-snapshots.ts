@@ -36,6 +36,8 @@ export interface SnapshotTable {
   readonly snapshots: readonly Snapshot[];
   /** Repairs that writing the table anew brings about; 0: it stays. */
   readonly repairs: number;
+  /** All that these do is to leave out the last snapshots: what stays is good where it is. */
+  readonly onlyShorter: boolean;
 }
 
 /** Reads the table. Without repair, too many snapshots or too much extra data end the check with the reference's error. */
@@ -44,6 +46,7 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
   const repair = context.repair.errors;
   let count = header.snapshotCount;
   let repairs = 0;
+  let discarded = 0;
   if (count > MAX_SNAPSHOTS) {
     const over = count - MAX_SNAPSHOTS;
     if (!repair) {
@@ -53,12 +56,15 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
     }
     context.report(`Discarding ${over} overhanging snapshots`);
     repairs += over;
+    discarded += over;
     count = MAX_SNAPSHOTS;
   }
   const snapshots: Snapshot[] = [];
   const incomplete: number[] = [];
   const reader = new TableReader(state, header.snapshotsOffset);
   let length = 0;
+  /** What the entries so far take when they are written anew. */
+  let encoded = 0;
   for (let index = 0; index < count; index++) {
     if (index % 1024 === 0) await breathe(context.signal);
     const start = Math.ceil(length / 8) * 8;
@@ -81,7 +87,9 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
     const textAt = start + SnapshotEntry.size + fixed.extraDataSize;
     const text = new Uint8Array(await reader.bytes(textAt, fixed.idSize + fixed.nameSize));
     length = textAt + text.length;
-    if (length > MAX_SNAPSHOT_TABLE_BYTES) {
+    encoded = Math.ceil(encoded / 8) * 8;
+    encoded += SnapshotEntry.size + Math.max(extraLength, SnapshotExtra.size) + text.length;
+    if (encoded > MAX_SNAPSHOT_TABLE_BYTES) {
       const over = count - index;
       if (!repair) {
         context.report('qemu-img: ERROR failed to read the snapshot table: Snapshot table is too big');
@@ -90,6 +98,7 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
       }
       context.report(`Discarding ${over} overhanging snapshots (snapshot table is too big)`);
       repairs += over;
+      discarded += over;
       length = start;
       break;
     }
@@ -109,7 +118,7 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
     if (repair) repairs += 1;
     else result.corruptions += 1;
   }
-  return { at: header.snapshotsOffset, length, snapshots, repairs };
+  return { at: header.snapshotsOffset, length, snapshots, repairs, onlyShorter: repairs === discarded };
 }
 
 function tooLarge(): ImageError {

@@ -9,23 +9,22 @@ import { clearCluster, clusterKind, Kind, l1Offset, offsetAt, setCluster } from 
 import type { WriteParts } from './node.js';
 import { readSnapshotL1, type Snapshot } from './snapshots.js';
 
-/** Places of all L2 tables, each once, however many L1 entries share it. */
-async function tablesOf({ image }: WriteParts, snapshots: readonly Snapshot[]): Promise<number[]> {
+/** Places of all L2 tables, as often as L1 entries lead there; 0 for entries that lead nowhere. */
+async function entriesOf({ image }: WriteParts, snapshots: readonly Snapshot[]): Promise<number[]> {
   const { clusterSize } = image.geometry;
-  const found = new Set<number>();
+  const found: number[] = [];
   const collect = (l1: Uint32Array) => {
     for (let index = 0; index * 2 < l1.length; index++) {
       const at = l1Offset(l1, index);
-      if (at === 0) continue;
       if (at % clusterSize !== 0 || !Number.isSafeInteger(at)) {
         throw image.corrupt(`L2 table offset ${hex(at)} unaligned (L1 index: ${hex(index)})`);
       }
-      found.add(at);
+      found.push(at);
     }
   };
   collect(image.l1);
   for (const snapshot of snapshots) collect(await readSnapshotL1(image, snapshot));
-  return [...found].sort((a, b) => a - b);
+  return found;
 }
 
 /**
@@ -39,13 +38,18 @@ export async function expandZeros(
   context: AmendContext,
 ): Promise<void> {
   const { image } = parts;
-  const tables = await tablesOf(parts, snapshots);
-  if (image.header.compressionType !== 0) await refuseCompressed(parts, tables, context);
+  const entries = await entriesOf(parts, snapshots);
+  if (image.header.compressionType !== 0) await refuseCompressed(parts, new Set(entries), context);
+  // A table that several entries share is expanded once.
+  const expanded = new Set([0]);
   let done = 0;
-  for (const at of tables) {
-    await context.pace();
-    await new Expansion(parts, at).run();
-    context.progress(++done, tables.length);
+  for (const at of entries) {
+    if (!expanded.has(at)) {
+      await context.pace();
+      await new Expansion(parts, at).run();
+      expanded.add(at);
+    }
+    context.progress(++done, entries.length);
   }
   await image.writeback.run();
 }
@@ -53,11 +57,12 @@ export async function expandZeros(
 /** Version 2 has one way to compress. */
 async function refuseCompressed(
   { image }: WriteParts,
-  tables: readonly number[],
+  tables: ReadonlySet<number>,
   context: AmendContext,
 ): Promise<void> {
   const { l2Entries, l2Words } = image.geometry;
   for (const at of tables) {
+    if (at === 0) continue;
     await context.pace();
     let table = image.l2.peek(at);
     while (table === undefined) {

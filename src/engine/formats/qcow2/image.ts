@@ -1,7 +1,7 @@
 /** What all parts of one open qcow2 image share: its storages, its header, and how damage is handled. */
 import { ImageError } from '../../error.js';
 import type { Storage } from '../../storage/storage.js';
-import { type CachedTable, TableCache, Writeback } from './cache.js';
+import { type CachedTable, TableCache, Writeback } from '../metadata-cache.js';
 import type { Header } from './header.js';
 import { type Geometry, headerOffset, Incompatible, loadTable, storeTable } from './layout.js';
 

@@ -14,11 +14,11 @@ import type {
   WriteTarget,
 } from '../../node/driver.js';
 import type { MaybePromise, Preallocation, Range, Storage } from '../../storage/storage.js';
+import { GUEST_DATA, type Stage, Writeback } from '../metadata-cache.js';
 import { amend } from './amend.js';
 import { changeBacking } from './backing.js';
 import { Bitmaps } from './bitmap-store.js';
 import type { BitmapDirectory, StoredBitmap } from './bitmaps.js';
-import { GUEST_DATA, type Stage, Writeback } from './cache.js';
 import { checker } from './check.js';
 import { CompressedReader, compressCluster } from './compressed.js';
 import { emptyByEntries, emptyCompact, emptyWhole } from './empty.js';

@@ -133,7 +133,7 @@ async function openDataFile(context: OpenContext, header: Header): Promise<Stora
     if (isRaw && !context.metadataOnly) throw bad('data-file-raw requires a data file');
     return undefined;
   }
-  if (context.metadataOnly) return undefined;
+  if (context.metadataOnly) return context.openChild('data-file', undefined, { unopened: true });
   const stored = extension(header, ExtensionType.dataFile);
   const name = stored === undefined ? undefined : cString(stored);
   // As in the reference: a relative name belongs to the caller's folder, unlike that of a backing file.
@@ -178,7 +178,7 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
     if (hasFeature(header, 'dirty')) {
       // Its refcounts were left behind (lazy refcounts): they are counted anew before anything relies on them.
       checkTables(header, headerGeometry(header), true);
-      await repairDirty({ file });
+      await repairDirty({ file }, context.say);
       header = await readHeader(file);
     }
   }

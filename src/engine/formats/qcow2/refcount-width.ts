@@ -133,8 +133,9 @@ async function missingSlots(
   const missing = new Set<number>();
   const slots = refcounts.table.length / 2;
   for (let slot = 0; slot < slots; slot++) {
-    const block = await blockAt(parts, slot);
-    if (block === undefined) continue;
+    context.progress(round * slots + slot, walks * slots);
+    if (refcountTableOffset(refcounts.table, slot) === 0) continue;
+    const block = (await blockAt(parts, slot))!;
     await context.pace();
     const first = slot * entries;
     for (let entry = 0; entry < entries; entry++) {
@@ -152,9 +153,8 @@ async function missingSlots(
       // The rest of a range that has its block is of no interest, where there is nothing to check.
       if (!check) entry = Math.min(entries, (wanted + 1) * perBlock - first) - 1;
     }
-    context.progress(round * slots + slot, walks * slots);
   }
-  context.progress(round + 1, walks);
+  context.progress((round + 1) * slots, walks * slots);
   return [...missing].sort((a, b) => a - b);
 }
 
@@ -167,6 +167,7 @@ async function write(parts: WriteParts, next: Structure, context: AmendContext):
   const slots = parts.refcounts.table.length / 2;
   const table = new Uint32Array((next.table!.count * clusterSize) / 4);
   let done = 0;
+  let told = 0;
   for (const [slot, at] of next.blocks) {
     await context.pace();
     const bytes = new Uint8Array(clusterSize);
@@ -184,7 +185,10 @@ async function write(parts: WriteParts, next: Structure, context: AmendContext):
     }
     await image.file.write(at, bytes);
     setRefcountTable(table, slot, at);
-    context.progress(next.walks * next.blocks.size + ++done, (next.walks + 1) * next.blocks.size);
+    done++;
+    for (const reach = (done / next.blocks.size) * slots; told < reach; ) {
+      context.progress(next.walks * slots + ++told, (next.walks + 1) * slots);
+    }
   }
   await image.file.write(next.table!.at, storeTable(table));
   await image.file.flush();

@@ -9,7 +9,7 @@
  * again.
  */
 import { ImageError } from '../../error.js';
-import { type CachedTable, TableCache } from './cache.js';
+import { type CachedTable, TableCache } from '../metadata-cache.js';
 import { hex, type Image } from './image.js';
 import {
   type Geometry,
@@ -227,6 +227,8 @@ export class Refcounts {
   async allocateRun(count: number): Promise<HostRun> {
     this.#image.file.event?.('cluster_alloc');
     const entries = this.#geometry.refcountBlockEntries;
+    // A new block takes the first cluster of its own range: no longer run would ever be free.
+    if (count >= entries) return this.#allocateLong(count);
     let start = this.#hint;
     let position = start;
     for (;;) {
@@ -257,6 +259,59 @@ export class Refcounts {
     if (start === this.#hint) this.#hint = start + count;
     const { clusterSize } = this.#geometry;
     this.checkPlace(start * clusterSize, count * clusterSize);
+    return { at: start * clusterSize, count };
+  }
+
+  /** A run over several blocks' ranges: blocks that are missing there are put behind it. */
+  async #allocateLong(count: number): Promise<HostRun> {
+    const { refcountBlockEntries: entries, clusterSize } = this.#geometry;
+    // Behind the run: a block for each of its ranges, and for those that these blocks reach into.
+    const wanted = count + Math.ceil(count / (entries - 1)) + 2;
+    let start = this.#hint;
+    let position = start;
+    while (position - start < wanted) {
+      const block =
+        Math.floor(position / entries) * 2 < this.table.length ? this.#block(position) : undefined;
+      let wait = block instanceof Promise ? block : undefined;
+      if (block === undefined) {
+        wait = this.#image.writeback.running;
+        if (wait === undefined && Math.floor((start + wanted) / entries) * 2 >= this.table.length) {
+          this.#growTable((this.table.length / 2) * entries);
+          start = this.#hint;
+          position = start;
+          continue;
+        }
+      }
+      if (wait !== undefined) {
+        await wait;
+        start = Math.max(start, this.#hint);
+        position = start;
+        continue;
+      }
+      const used = block !== undefined && this.#access.get((block as Block).table, position % entries) !== 0;
+      position++;
+      if (used) start = position;
+    }
+    this.checkPlace(start * clusterSize, wanted * clusterSize);
+    let end = start + count;
+    for (let slot = Math.floor(start / entries); slot <= Math.floor((end - 1) / entries); slot++) {
+      if (refcountTableOffset(this.table, slot) !== 0) continue;
+      this.blocks.add(end * clusterSize, new Uint8Array(clusterSize));
+      setRefcountTable(this.table, slot, end * clusterSize);
+      this.#dirtySectors.add(Math.floor((slot * 2) / TABLE_SECTOR_WORDS));
+      end++;
+    }
+    for (let cluster = start; cluster < end; ) {
+      const block = this.#block(cluster);
+      if (block instanceof Promise) {
+        await block;
+        continue;
+      }
+      const length = Math.min(end - cluster, entries - (cluster % entries));
+      this.#set(block!, cluster % entries, length, 1);
+      cluster += length;
+    }
+    if (start === this.#hint) this.#hint = end;
     return { at: start * clusterSize, count };
   }
 

@@ -1,7 +1,7 @@
 /** What the parts of one open QED image share: its file, its header, its tables in memory, and where the file ends. */
 import { errnoText, ImageError } from '../../error.js';
 import type { Storage } from '../../storage/storage.js';
-import { type CachedTable, GUEST_DATA, type Stage, TableCache, Writeback } from '../qcow2/cache.js';
+import { type CachedTable, GUEST_DATA, type Stage, TableCache, Writeback } from '../metadata-cache.js';
 import { Feature, type Geometry, loadPage, QedHeader, SECTOR, storePage } from './layout.js';
 
 export type Header = ReturnType<typeof QedHeader.decode>;

@@ -3,7 +3,7 @@ import { ImageError } from '../../error.js';
 import type { CheckFacet, Extent, FormatInfo, FormatNode, WriteTarget } from '../../node/driver.js';
 import type { MaybePromise, Range, Storage } from '../../storage/storage.js';
 import { EntryTable, PAGE_ENTRIES } from '../entry-table.js';
-import { GUEST_DATA, type Stage, Writeback } from '../qcow2/cache.js';
+import { GUEST_DATA, type Stage, Writeback } from '../metadata-cache.js';
 import { Blocks } from './blocks.js';
 import { vdiChecker } from './check.js';
 import type { VdiImage } from './header.js';

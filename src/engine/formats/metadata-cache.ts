@@ -2,7 +2,7 @@
  * Metadata in memory: bounded caches of table clusters, and the order in which what is dirty reaches the file. The order
  * is declared, stage by stage (`after`), and `Writeback` puts a storage flush wherever a declaration asks for one.
  */
-import type { Storage } from '../../storage/storage.js';
+import type { Storage } from '../storage/storage.js';
 
 /** One table (a cluster) in memory. Whoever changes it calls `markDirty` in the same turn. */
 export interface CachedTable<T> {
