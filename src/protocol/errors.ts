@@ -34,6 +34,8 @@ export const codeOfKind = {
   'worker-lost': -32034,
   /** The daemon is on its way out and starts nothing. */
   'shutting-down': -32035,
+  /** The daemon was killed while it had the job; told by the next one. */
+  interrupted: -32036,
 
   parse: RpcCode.parse,
   'invalid-request': RpcCode.invalidRequest,
@@ -49,6 +51,8 @@ export const codeOfKind = {
   'subscription-not-found': -32046,
   /** Events from before the oldest that is still remembered were asked for. */
   'events-too-old': -32047,
+  /** The caller's role does not reach as far as the command; `data.check` names the role that is needed. */
+  forbidden: -32048,
 } as const;
 
 export type WireErrorKind = keyof typeof codeOfKind;
@@ -68,7 +72,15 @@ export const ErrorData = v.looseObject({
   /** The safety check or lock that refused. */
   check: v.optional(v.string()),
   /** Who holds the lock that was not to be had, where that could be learnt. */
-  holder: v.optional(v.strictObject({ pid: v.number(), command: v.string() })),
+  holder: v.optional(
+    v.strictObject({
+      pid: v.number(),
+      command: v.string(),
+      /** Of this daemon: the held node, or the job, that is in the way. */
+      node: v.optional(v.string()),
+      job: v.optional(v.string()),
+    }),
+  ),
   operation: v.optional(v.string()),
   /** The member of `params` that is wrong: `image.filename`. */
   member: v.optional(v.string()),

@@ -28,7 +28,21 @@ export type JobOutput = v.InferOutput<typeof JobOutput>;
 export const SubscriptionEnded = v.strictObject({ reason: v.literal('slow'), lost: v.number() });
 export type SubscriptionEnded = v.InferOutput<typeof SubscriptionEnded>;
 
+/** A held image came, went, or has other options now. */
+export const BlockdevChange = v.strictObject({
+  'node-name': v.string(),
+  driver: v.string(),
+  filename: v.string(),
+  ro: v.boolean(),
+});
+/** A held image is gone without anybody's asking: its locks are too, and what was not flushed. */
+export const BlockdevLost = v.strictObject({ ...BlockdevChange.entries, reason: v.string() });
+
 export const events = {
+  BLOCKDEV_ADDED: BlockdevChange,
+  BLOCKDEV_REMOVED: BlockdevChange,
+  BLOCKDEV_REOPENED: BlockdevChange,
+  BLOCKDEV_LOST: BlockdevLost,
   JOB_STATUS_CHANGE: JobStatusChange,
   JOB_PROGRESS: JobProgressEvent,
   JOB_OUTPUT: JobOutput,
@@ -38,7 +52,15 @@ export const events = {
 export type EventName = keyof typeof events;
 
 /** What can be asked for; SUBSCRIPTION_ENDED comes to whom it concerns. */
-export const subscribableEvents = ['JOB_STATUS_CHANGE', 'JOB_PROGRESS', 'JOB_OUTPUT'] as const;
+export const subscribableEvents = [
+  'JOB_STATUS_CHANGE',
+  'JOB_PROGRESS',
+  'JOB_OUTPUT',
+  'BLOCKDEV_ADDED',
+  'BLOCKDEV_REMOVED',
+  'BLOCKDEV_REOPENED',
+  'BLOCKDEV_LOST',
+] as const;
 
 /** Method of the notifications that carry events. */
 export const EVENT_METHOD = 'event';

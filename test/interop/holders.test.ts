@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { Peer, startDaemon } from '../rpc/support/daemon.js';
 import { describeInterop, reference, run, tempDir } from '../support/reference.js';
+import { StorageDaemon } from '../support/storage-daemon.js';
 
 type Format = 'raw' | 'qcow2';
 type Mode = 'read' | 'write' | 'force-share';
@@ -72,32 +73,14 @@ describeInterop('holders of one image', () => {
   }
 
   async function qemu(): Promise<Party> {
-    const child = spawn(storageDaemon!, ['--chardev', 'stdio,id=c', '--monitor', 'chardev=c']);
-    children.push(child);
-    let text = '';
-    const waiting: ((line: Record<string, unknown>) => void)[] = [];
-    child.stdout.on('data', (chunk: Buffer) => {
-      text += chunk.toString();
-      for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
-        const line = JSON.parse(text.slice(0, end)) as Record<string, unknown>;
-        text = text.slice(end + 1);
-        if (!('event' in line)) waiting.shift()?.(line);
-      }
-    });
-    const line = () => new Promise<Record<string, unknown>>((resolve) => waiting.push(resolve));
-    const call = (execute: string, args?: unknown) => {
-      const answer = line();
-      child.stdin.write(`${JSON.stringify({ execute, ...(args === undefined ? {} : { arguments: args }) })}\n`);
-      return answer as Promise<{ error?: { desc: string } }>;
-    };
-    await line();
-    await call('qmp_capabilities');
+    const peer = await StorageDaemon.start();
+    children.push(peer.process);
     return {
       async open(path, format, mode) {
-        return (await call('blockdev-add', options(path, format, mode))).error?.desc;
+        return (await peer.call('blockdev-add', options(path, format, mode))).error?.desc;
       },
       async close() {
-        expect((await call('blockdev-del', { 'node-name': 'held' })).error).toBeUndefined();
+        expect((await peer.call('blockdev-del', { 'node-name': 'held' })).error).toBeUndefined();
       },
     };
   }

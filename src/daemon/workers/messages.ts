@@ -8,6 +8,8 @@ import type { WireErrorKind } from '../../protocol/errors.js';
 export interface WorkerData {
   /** URL of the module that exports `runOperation`. */
   readonly engine: string;
+  /** Whose each descriptor of the process is (storage/owners.ts), on shared memory. */
+  readonly owners?: Int32Array;
 }
 
 export interface RunMessage {
@@ -19,10 +21,14 @@ export interface RunMessage {
   readonly policy: OpenPolicy;
   /** Set: the job's own limit, which an operation does not change. */
   readonly rate: number | undefined;
+  /** Marks the job's descriptors. */
+  readonly owner?: number;
 }
 
-export type ToWorker =
-  | RunMessage
+export type ToWorker = RunMessage | ControlMessage;
+
+/** What a job is told on its way. */
+export type ControlMessage =
   | { readonly type: 'pause' | 'resume' | 'cancel' }
   | { readonly type: 'rate'; readonly rate: number }
   /** So many bytes of output have left the process. */

@@ -53,6 +53,8 @@ export interface PoolSettings {
   /** MiB of heap for each worker. */
   readonly memory: number;
   readonly log: Log;
+  /** Whose each descriptor of the process is. */
+  readonly owners?: Int32Array;
   /** Called some seconds after the last job, when workers have been trimmed, and again some seconds later. */
   onIdle?(): void;
 }
@@ -67,7 +69,8 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
   const idle = (): Member[] => [...members].filter((member) => member.job === undefined);
 
   function spawn(): Member {
-    const data: WorkerData = { engine: settings.engine };
+    const { engine, owners } = settings;
+    const data: WorkerData = { engine, ...(owners === undefined ? {} : { owners }) };
     const worker = new Worker(new URL('./worker.js', import.meta.url), {
       workerData: data,
       resourceLimits: { maxOldGenerationSizeMb: settings.memory },

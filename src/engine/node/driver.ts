@@ -12,8 +12,11 @@ export type Extent =
   | { readonly kind: 'data'; readonly length: number; readonly storage: Storage; readonly at: number }
   /** Reads as zeros in this layer; `storage` and `at` where host space is preallocated for it. */
   | { readonly kind: 'zero'; readonly length: number; readonly storage?: Storage; readonly at?: number }
-  /** Not allocated in this layer: the backing file's bytes, zeros where there is none. */
-  | { readonly kind: 'backing'; readonly length: number }
+  /**
+   * Not allocated in this layer: the backing file's bytes, zeros where there is none; `storage` and `at` where host space is
+   * reserved for it all the same.
+   */
+  | { readonly kind: 'backing'; readonly length: number; readonly storage?: Storage; readonly at?: number }
   /**
    * Needs the driver to make sense of the stored bytes (compressed). `read` fills the whole of `into`, whose length is
    * this extent's. One extent never spans two stored units.

@@ -106,7 +106,7 @@ function entryOf(start: number, run: ChainExtent): MapEntry {
     kind === 'data' || kind === 'packed' || holeUnderData(run),
     kind === 'packed',
   );
-  if ((extent.kind === 'data' || extent.kind === 'zero') && extent.storage !== undefined) {
+  if (extent.kind !== 'packed' && extent.storage !== undefined) {
     entry.offset = extent.at!;
     entry.filename = extent.storage.filename;
   }

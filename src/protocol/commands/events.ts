@@ -22,6 +22,8 @@ export const eventsSubscribe = command({
     subscription: v.string(),
     /** Number of the newest event so far. */
     seq: v.number(),
+    /** Another one for each start of the daemon: events are numbered from 1 again then. */
+    instance: v.string(),
   }),
   errors: ['too-many-subscriptions', 'events-too-old'],
   job: false,

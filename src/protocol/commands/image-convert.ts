@@ -11,6 +11,8 @@ export const imageConvert = command({
     target: v.strictObject({
       filename: v.optional(v.string()),
       'image-opts': v.optional(v.string()),
+      /** A held image, which is written into: `create` must be false. */
+      node: v.optional(v.string()),
       format: v.optional(v.string()),
       /**
        * `writeback` where absent: success says that the data is on stable storage. `unsafe`, the command line's default as

@@ -1,4 +1,5 @@
 /** The one list of commands. */
+import { blockdevAdd, blockdevDel, blockdevReopen, queryNamedBlockNodes } from './blockdev.js';
 import { ping, queryStatus, queryVersion, shutdown } from './daemon.js';
 import { eventsSubscribe, eventsUnsubscribe } from './events.js';
 import { formatOptions } from './format-options.js';
@@ -17,6 +18,7 @@ import { imageMeasure } from './image-measure.js';
 import { imageRebase } from './image-rebase.js';
 import { imageResize } from './image-resize.js';
 import { imageSnapshot } from './image-snapshot.js';
+import { queryImageUsers } from './image-users.js';
 import { jobCancel, jobDismiss, jobPause, jobResume, jobSetSpeed, jobWait, queryJobs } from './jobs.js';
 
 export const operations = {
@@ -44,6 +46,11 @@ export type OperationName = keyof typeof operations;
 /** Everything that can be called. Operations take `job` (JobOptions in jobs.ts) beside their own params. */
 export const commands = {
   ...operations,
+  'blockdev-add': blockdevAdd,
+  'blockdev-del': blockdevDel,
+  'blockdev-reopen': blockdevReopen,
+  'query-named-block-nodes': queryNamedBlockNodes,
+  'query-image-users': queryImageUsers,
   'query-jobs': queryJobs,
   'job-pause': jobPause,
   'job-resume': jobResume,

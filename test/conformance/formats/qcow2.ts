@@ -24,7 +24,10 @@ export const qcow2: FormatCase = {
   ],
   sizes: [5 * MiB + 1536, 8 * MiB],
   does: { write: true, check: true, measure: true, resize: true, backing: true, compress: true },
-  more: { compress: 'with a data file compression is refused as such' },
+  more: {
+    compress: 'with a data file compression is refused as such',
+    backing: 'one data file for an image and its backing file: the error names the latter',
+  },
   except: {
     'refcount_bits=1': ['compress'],
     'data_file=data.bin': ['compress'],

@@ -220,7 +220,9 @@ async function writeEmpty(file: Storage, header: Header, g: Geometry): Promise<v
   header.l1TableOffset = l1Size === 0 ? 0n : BigInt(l1At);
   header.refcountTableOffset = BigInt(clusterSize);
   header.refcountTableClusters = tableClusters;
-  const head = encodeHeader(header);
+  // All of its cluster: what a header is made longer with later has its place on the host.
+  const head = new Uint8Array(clusterSize);
+  head.set(encodeHeader(header));
 
   await file.zero({ at: 0, length: end }, { unmap: true });
   const table = new Uint32Array((tableClusters * clusterSize) / 4);

@@ -21,6 +21,10 @@ const READ_AHEAD_BYTES = 512 << 10;
 const READ_AHEAD_TABLES = 32;
 
 /** A view of the guest through one L1 table: the active one, or a snapshot's. */
+/** Of a subcluster: not allocated, but its cluster has a place in the file. */
+const RESERVED = 6;
+type MapKind = Kind | typeof RESERVED;
+
 export class Mapping {
   readonly #image: Image;
   readonly #packed: CompressedReader;
@@ -84,7 +88,7 @@ export class Mapping {
     const { clusterSize, l2Span, l2Words } = geometry;
     const l1 = this.#l1();
     const end = at + length;
-    let kind: Kind | undefined;
+    let kind: MapKind | undefined;
     /** Host offset of the byte `at`, where the kind has one, and of the byte `position`. */
     let host = 0;
     let position = at;
@@ -114,9 +118,10 @@ export class Mapping {
           return this.#compressed(words, word, { at: position, length: end - position }, clusterStart);
         }
         const sub = geometry.extendedL2 ? Math.floor((position - clusterStart) / geometry.subclusterSize) : 0;
-        const found = geometry.extendedL2 ? subclusterKind(words, word, whole, sub) : whole;
+        const stored = geometry.extendedL2 ? subclusterKind(words, word, whole, sub) : whole;
+        const found = stored === Kind.unallocated && whole === Kind.normal ? RESERVED : stored;
         if (kind !== undefined && found !== kind) return this.#extent(kind, position - at, host);
-        const hasHost = found === Kind.normal || found === Kind.zeroAlloc;
+        const hasHost = found === Kind.normal || found === Kind.zeroAlloc || found === RESERVED;
         if (hasHost) {
           const there = offsetAt(words, word) + (position - clusterStart);
           if (kind === undefined) {
@@ -132,12 +137,12 @@ export class Mapping {
         kind = found;
         if (geometry.extendedL2) {
           position =
-            clusterStart + this.#subclusterRun(words, word, whole, sub, found) * geometry.subclusterSize;
+            clusterStart + this.#subclusterRun(words, word, whole, sub, stored) * geometry.subclusterSize;
         } else {
           const most = Math.ceil((tableEnd - clusterStart) / clusterSize);
           const count = hasHost
             ? countContiguous(words, word, most, geometry, false)
-            : countPlain(words, word, most, found, geometry);
+            : countPlain(words, word, most, stored, geometry);
           position = clusterStart + count * clusterSize;
         }
       }
@@ -153,11 +158,11 @@ export class Mapping {
     return next;
   }
 
-  #extent(kind: Kind, length: number, host: number): Extent {
+  #extent(kind: MapKind, length: number, host: number): Extent {
     return this.#extentOf(kind, length, host, this.#image.data);
   }
 
-  #extentOf(kind: Kind, length: number, host: number, storage: Image['data']): Extent {
+  #extentOf(kind: MapKind, length: number, host: number, storage: Image['data']): Extent {
     switch (kind) {
       case Kind.normal:
         return { kind: 'data', length, storage, at: host };
@@ -165,6 +170,8 @@ export class Mapping {
         return { kind: 'zero', length, storage, at: host };
       case Kind.zeroPlain:
         return { kind: 'zero', length };
+      case RESERVED:
+        return { kind: 'backing', length, storage, at: host };
       default:
         return { kind: 'backing', length };
     }

@@ -155,6 +155,28 @@ export class Refcounts {
     return this.#access.get(block.table, cluster % this.#geometry.refcountBlockEntries);
   }
 
+  /** The last cluster below `end` that is in use; -1 for none. */
+  async lastUsed(end: number): Promise<number> {
+    const { refcountBlockEntries } = this.#geometry;
+    for (
+      let slot = Math.min(Math.ceil(end / refcountBlockEntries), this.table.length / 2) - 1;
+      slot >= 0;
+      slot--
+    ) {
+      let block = this.#block(slot * refcountBlockEntries);
+      while (block instanceof Promise) {
+        await block;
+        block = this.#block(slot * refcountBlockEntries);
+      }
+      if (block === undefined) continue;
+      const first = slot * refcountBlockEntries;
+      for (let cluster = Math.min(end, first + refcountBlockEntries) - 1; cluster >= first; cluster--) {
+        if (this.#access.get(block.table, cluster - first) !== 0) return cluster;
+      }
+    }
+    return -1;
+  }
+
   /**
    * Adds one to the counts of clusters that are in use. Nothing is changed where one of them is at its limit already:
    * `limit`, EINVAL; or not in use, which means damage.

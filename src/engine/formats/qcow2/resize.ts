@@ -155,5 +155,15 @@ async function shrink(parts: WriteParts, size: number): Promise<void> {
     tables.unlink(index);
   }
   await image.writeback.run();
+  await cutFile(parts);
   if (image.dataFile !== undefined) await image.dataFile.truncate(size);
+}
+
+/** Takes the free clusters at the end of the file off, once the counts on disk say that they are free. */
+async function cutFile({ image, refcounts }: WriteParts): Promise<void> {
+  const { file, geometry } = image;
+  const end = (await refcounts.lastUsed(Math.ceil(file.size / geometry.clusterSize))) + 1;
+  if (end * geometry.clusterSize >= file.size) return;
+  await file.flush();
+  await file.truncate(end * geometry.clusterSize);
 }

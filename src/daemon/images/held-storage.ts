@@ -1,0 +1,97 @@
+/** A held node's bytes, for one of those that stand on it. The storage behind may be opened anew under all of them. */
+import type { FileIdentity } from '../../engine/storage/file-storage.js';
+import type { DataRun, MaybePromise, Preallocation, Range, Storage } from '../../engine/storage/storage.js';
+
+export interface Held {
+  storage: Storage;
+}
+
+export class HeldStorage implements Storage {
+  readonly #held: Held;
+  readonly #onClose: () => Promise<void>;
+  #closed = false;
+
+  constructor(held: Held, onClose: () => Promise<void>) {
+    this.#held = held;
+    this.#onClose = onClose;
+  }
+
+  get filename(): string {
+    return this.#held.storage.filename;
+  }
+
+  get driver(): string {
+    return this.#held.storage.driver;
+  }
+
+  get writable(): boolean {
+    return this.#held.storage.writable;
+  }
+
+  get alignment(): number {
+    return this.#held.storage.alignment;
+  }
+
+  get size(): number {
+    return this.#held.storage.size;
+  }
+
+  get identity(): FileIdentity | undefined {
+    return (this.#held.storage as { identity?: FileIdentity }).identity;
+  }
+
+  get children(): ReadonlyMap<string, Storage> {
+    return this.#held.storage.children as ReadonlyMap<string, Storage>;
+  }
+
+  get filtered(): Storage {
+    return this.#held.storage.filtered as Storage;
+  }
+
+  allocated(): Promise<number | undefined> {
+    return this.#held.storage.allocated();
+  }
+
+  read(at: number, into: Uint8Array): Promise<void> {
+    return this.#held.storage.read(at, into);
+  }
+
+  readNow(at: number, into: Uint8Array): boolean {
+    const { storage } = this.#held;
+    return storage.readNow?.(at, into) === true;
+  }
+
+  write(at: number, from: Uint8Array): Promise<void> {
+    return this.#held.storage.write(at, from);
+  }
+
+  zero(range: Range, options?: { readonly unmap?: boolean }): Promise<void> {
+    return this.#held.storage.zero(range, options);
+  }
+
+  discard(range: Range): Promise<void> {
+    return this.#held.storage.discard(range);
+  }
+
+  truncate(size: number, preallocation?: Preallocation): Promise<void> {
+    return this.#held.storage.truncate(size, preallocation);
+  }
+
+  flush(): Promise<void> {
+    return this.#held.storage.flush();
+  }
+
+  extent(range: Range): MaybePromise<DataRun> {
+    return this.#held.storage.extent(range);
+  }
+
+  event(name: string): void {
+    this.#held.storage.event?.(name);
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    await this.#onClose();
+  }
+}

@@ -1,0 +1,31 @@
+/** What the main thread and the engine thread, which holds the images, say to each other. */
+import type { OpenPolicy } from '../../engine/node/gate.js';
+import type { ControlMessage, Failure, FromWorker, RunMessage } from '../workers/messages.js';
+import type { NodeChange } from './nodes.js';
+
+export interface EngineData {
+  /** URL of the module that exports `runOperation`. */
+  readonly engine: string;
+  readonly owners: Int32Array;
+  readonly policy: OpenPolicy;
+}
+
+export type EngineCall =
+  | { readonly method: 'add'; readonly options: unknown; readonly cwd: string; readonly owner: number }
+  | { readonly method: 'del'; readonly node: string }
+  | { readonly method: 'reopen'; readonly options: readonly unknown[] }
+  | { readonly method: 'query'; readonly flat: boolean }
+  | { readonly method: 'users' | 'close' };
+
+export type ToEngine =
+  | RunMessage
+  | { readonly type: 'control'; readonly job: string; readonly control: ControlMessage }
+  | { readonly type: 'call'; readonly id: number; readonly call: EngineCall }
+  | { readonly type: 'ping' };
+
+export type FromEngine =
+  | { readonly type: 'job'; readonly job: string; readonly message: FromWorker }
+  | { readonly type: 'answer'; readonly id: number; readonly json: string }
+  | { readonly type: 'refused'; readonly id: number; readonly failure: Failure }
+  | { readonly type: 'change'; readonly change: NodeChange }
+  | { readonly type: 'pong' };
