@@ -30,6 +30,8 @@ export interface FormatCase {
    * reader: the suite asks the reference each time, and only holds that `does` names what some option string can.
    */
   readonly except?: Readonly<Record<string, readonly string[]>>;
+  /** Cells of a row that are not run, and why: ours refuses by intent what the reference does. By the row's name, then the cell's. */
+  readonly refused?: Readonly<Record<string, Readonly<Record<string, string>>>>;
   /**
    * Cells in which ours is wanted to do more than the reference, and what: where the reference refuses there, ours is not
    * compared with it.

@@ -107,8 +107,10 @@ export function firstDifference(a: string, b: string): string {
   return `line ${line + 1}: theirs ${show(as[line])}, ours ${show(bs[line])}`;
 }
 
-function outcome(result: RunResult): string {
-  return `exit ${result.status}\n${result.stderr}${result.stdout}`;
+/** Requests that run at once fail at once, and a line may be there once for each. */
+function outcome({ status, stderr, stdout }: RunResult): string {
+  const once = stderr.split('\n').filter((line, at, all) => line !== all[at - 1]);
+  return `exit ${status}\n${once.join('\n')}${stdout}`;
 }
 
 /** Undefined where both said and returned the same. */

@@ -39,6 +39,12 @@ export const vmdk: FormatCase = {
   more: {
     compress: 'a flat subformat is refused by name, not as an invalid cluster size, and leaves no file',
   },
+  refused: {
+    'sample version3': {
+      backing:
+        'commit into it: version 3 says that somebody tracks its changes; the reference forgets to ask',
+    },
+  },
   except: {
     'subformat=monolithicFlat': ['backing', 'compress'],
     'subformat=twoGbMaxExtentFlat': ['backing', 'compress'],
