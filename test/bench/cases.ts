@@ -118,7 +118,26 @@ export function cases(inputs: Inputs): Timing[] {
     dd('512', Math.min(64, sizes.plain)),
     dd('1M', sizes.plain / 2),
   ];
-  return [...copying, ...inPlace];
+  const formats = ['vmdk', 'vdi', 'vpc', 'vhdx', 'qed', 'qcow', 'parallels'].flatMap((format): Timing[] => {
+    const source = () => inputs.random('half.raw', sizes.plain / 2);
+    return [
+      convert(`raw -> ${format}`, 1, () => ['-f', 'raw', '-O', format, source()]),
+      convert(`${format} -> raw`, 1, () => {
+        const image = inputs.converted(source(), `half.${format}`, '-f', 'raw', '-O', format);
+        return ['-f', format, '-O', 'raw', image];
+      }),
+    ];
+  });
+  const stream = convert('-> vmdk streamOptimized', 1.5, () => [
+    '-f',
+    'raw',
+    '-O',
+    'vmdk',
+    '-o',
+    'subformat=streamOptimized',
+    inputs.text(),
+  ]);
+  return [...copying, ...inPlace, ...formats, stream];
 }
 
 /** `1T` -> `512G`. */
