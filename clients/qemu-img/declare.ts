@@ -54,6 +54,8 @@ export interface Command<O extends OptionTable = OptionTable> {
   readonly positional: readonly Positional[];
   /** `-1M` after the first word that is no option is no option either. */
   readonly negativeNumbers?: boolean;
+  /** What other exit codes than 0 and 1 mean, or what these mean here: for the manual. */
+  readonly exitCodes?: Readonly<Record<number, string>>;
   /** Returns the exit code. */
   run(values: Values<O>, positional: readonly string[], shell: Shell): Promise<number>;
 }

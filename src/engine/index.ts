@@ -10,6 +10,7 @@ type Operation = (params: never, context: OperationContext) => Promise<unknown>;
 const operations: Readonly<Record<OperationName, () => Promise<Operation>>> = {
   'image-create': async () => (await import('./operations/create.js')).create,
   'image-info': async () => (await import('./operations/info.js')).info,
+  'image-inspect': async () => (await import('./operations/inspect.js')).inspect,
   'image-convert': async () => (await import('./operations/convert.js')).convert,
   'image-check': async () => (await import('./operations/check.js')).check,
   'image-map': async () => (await import('./operations/map.js')).map,

@@ -36,6 +36,8 @@ export const codeOfKind = {
   'shutting-down': -32035,
   /** The daemon was killed while it had the job; told by the next one. */
   interrupted: -32036,
+  /** A job that this one was to come after has failed. */
+  dependency: -32037,
 
   parse: RpcCode.parse,
   'invalid-request': RpcCode.invalidRequest,

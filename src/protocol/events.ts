@@ -24,6 +24,9 @@ export const JobOutput = v.union([
 ]);
 export type JobOutput = v.InferOutput<typeof JobOutput>;
 
+/** A job has not got on for so many seconds. Told once, until it does. */
+export const JobStalled = v.strictObject({ id: v.string(), type: v.string(), seconds: v.number() });
+
 /** The last notification of a subscription that its reader was too slow for. `lost`: events that were waiting for it. */
 export const SubscriptionEnded = v.strictObject({ reason: v.literal('slow'), lost: v.number() });
 export type SubscriptionEnded = v.InferOutput<typeof SubscriptionEnded>;
@@ -46,6 +49,7 @@ export const events = {
   JOB_STATUS_CHANGE: JobStatusChange,
   JOB_PROGRESS: JobProgressEvent,
   JOB_OUTPUT: JobOutput,
+  JOB_STALLED: JobStalled,
   SUBSCRIPTION_ENDED: SubscriptionEnded,
 } as const;
 
@@ -56,6 +60,7 @@ export const subscribableEvents = [
   'JOB_STATUS_CHANGE',
   'JOB_PROGRESS',
   'JOB_OUTPUT',
+  'JOB_STALLED',
   'BLOCKDEV_ADDED',
   'BLOCKDEV_REMOVED',
   'BLOCKDEV_REOPENED',

@@ -55,6 +55,8 @@ function paramsOf(schema: GenericSchema, job: boolean): readonly ContentDescript
     required: required.includes(name),
     schema: member,
   }));
+  // OpenRPC wants those that must be there first.
+  own.sort((a, b) => Number(b.required) - Number(a.required));
   return job ? [...own, { name: 'job', required: false, schema: { $ref: `${REF}JobOptions` } }] : own;
 }
 

@@ -41,6 +41,7 @@ const needed: Readonly<Record<CommandName | typeof DISCOVER, Role>> = {
   'job-resume': 'operate',
   'job-cancel': 'operate',
   'job-set-speed': 'operate',
+  'job-finalize': 'operate',
   'job-dismiss': 'operate',
   'job-wait': 'operate',
   'events-subscribe': 'watch',

@@ -14,7 +14,7 @@ interface Bench {
 }
 
 /** A bare JSON-RPC client: one line a message, replies by id, the rest thrown away. */
-class Client {
+export class Client {
   readonly #socket: Socket;
   readonly #waiting = new Map<number, (reply: { result?: unknown; error?: { message: string } }) => void>();
   #next = 1;
@@ -52,21 +52,25 @@ class Client {
   }
 }
 
-function rssMiB(pid: number): number {
+export function rssMiB(pid: number): number {
   return Number(/VmRSS:\s*(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) / 1024;
 }
 
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+export const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-async function startDaemon(dist: string, socket: string): Promise<ChildProcess> {
-  const child = spawn(process.execPath, [join(dist, 'src/daemon/main.js'), '--socket', socket], {
+export async function startDaemon(
+  dist: string,
+  socket: string,
+  flags: readonly string[] = [],
+): Promise<ChildProcess> {
+  const child = spawn(process.execPath, [join(dist, 'src/daemon/main.js'), '--socket', socket, ...flags], {
     stdio: 'ignore',
   });
   for (let i = 0; i < 200 && !existsSync(socket); i++) await sleep(20);
   return child;
 }
 
-function say(ok: boolean, name: string, text: string): void {
+export function say(ok: boolean, name: string, text: string): void {
   process.stdout.write(`${ok ? 'ok  ' : 'MISS'} ${name.padEnd(44)} ${text}\n`);
 }
 

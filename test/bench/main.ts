@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- --only WORD] [-- --pairs N] [-- --size MIB] [-- --short]`: time of the reference / time of ours, whole process,
+ * `npm run bench [-- --only WORD] [-- --pairs N] [-- --size MIB] [-- --short] [-- --minutes N]`: time of the reference / time of ours, whole process,
  * client start included, images in the page cache. Needs the reference; without it, it says so and ends.
  */
 import { execFileSync } from 'node:child_process';
@@ -12,6 +12,7 @@ import { cases } from './cases.js';
 import { daemonCases } from './daemon.js';
 import { compare, printRow } from './harness.js';
 import { Inputs, type Sizes } from './inputs.js';
+import { loadCases } from './load.js';
 
 const { values } = parseArgs({
   options: {
@@ -20,6 +21,8 @@ const { values } = parseArgs({
     size: { type: 'string', default: '2048' },
     /** Small images, one pair: shows that the bench works, not how fast anything is. */
     short: { type: 'boolean', default: false },
+    /** How long the daemon's memory is watched under mixed load. */
+    minutes: { type: 'string', default: '1' },
   },
 });
 const pairs = values.short ? 1 : Number(values.pairs);
@@ -73,6 +76,7 @@ async function main(): Promise<void> {
 
 try {
   await main();
+  await loadCases({ dist, folder, wanted, short: values.short, minutes: Number(values.minutes) });
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }

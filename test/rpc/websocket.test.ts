@@ -13,7 +13,7 @@ let host: string;
 
 beforeAll(async () => {
   const file = join(folder, 'tokens');
-  writeFileSync(file, `another-token-of-length\n${token}\n`, { mode: 0o600 });
+  writeFileSync(file, `another-token-of-length\n${token}\nwatchers-token-of-length watch\n`, { mode: 0o600 });
   daemon = await startDaemon(join(folder, 'w.sock'), [
     '--listen',
     '127.0.0.1:0',
@@ -90,8 +90,28 @@ describe('WebSocket', () => {
     expect(await named(`evil.example:${new URL(url).port}`)).toBe(403);
     expect(await named('127.0.0.1')).toBe(403);
     expect(await named(`localhost:${new URL(url).port}`)).toBe('open');
-    expect(daemon.stderr()).toContain('WebSocket refused');
+    expect(daemon.stderr()).toContain('request refused');
     expect(daemon.stderr()).not.toContain(token);
+  });
+
+  it('gives what the role of the token allows', async () => {
+    const socket = (await open({ authorization: 'Bearer watchers-token-of-length' })) as WebSocket;
+    const calls = ['events-subscribe', 'query-jobs', 'image-check', 'shutdown'].map((method, id) => ({
+      jsonrpc: '2.0',
+      id,
+      method,
+      params: method === 'image-check' ? fake('echo') : {},
+    }));
+    const answers = await new Promise<{ id: number; error?: { data: unknown } }[]>((done) => {
+      socket.on('message', (data) => done(JSON.parse(String(data))));
+      socket.send(JSON.stringify(calls));
+    });
+    const refused = answers.filter(({ error }) => error !== undefined).sort((a, b) => a.id - b.id);
+    expect(refused).toMatchObject([
+      { id: 2, error: { data: { kind: 'forbidden', check: 'role-operate' } } },
+      { id: 3, error: { data: { kind: 'forbidden', check: 'role-admin' } } },
+    ]);
+    socket.terminate();
   });
 
   it('speaks the same, a message a frame', async () => {
@@ -127,10 +147,5 @@ describe('WebSocket', () => {
     socket.send('x'.repeat(70_000));
     const code = await new Promise((done) => socket.on('close', done));
     expect(code).toBe(1009);
-  });
-
-  it('serves no HTTP yet', async () => {
-    const response = await fetch(url.replace('ws:', 'http:'));
-    expect(response.status).toBe(426);
   });
 });

@@ -11,6 +11,7 @@ function connection() {
   const state = { room: Number.POSITIVE_INFINITY };
   const transport: Transport = {
     kind: 'unix',
+    role: 'admin',
     send(text) {
       sent.push(text);
       return --state.room > 0;

@@ -50,6 +50,13 @@ export default command({
     imageOpts,
     forceShare,
   },
+  exitCodes: {
+    0: 'the image is sound, or is now that it was repaired',
+    1: 'the check could not be completed',
+    [EXIT.corrupt]: 'the image is corrupted',
+    [EXIT.leaks]: 'clusters are leaked, but nothing is corrupted',
+    [EXIT.unsupported]: 'the format cannot be checked',
+  },
   positional: [{ name: 'FILENAME', doc: 'the image' }],
   async run(values, [name, ...more], shell) {
     if (name === undefined || more.length > 0) throw usage('check', 'Expecting one image file name');

@@ -49,6 +49,13 @@ export default command({
     },
     progress: { short: 'p', long: ['progress'], doc: 'show a progress line' },
   },
+  exitCodes: {
+    0: 'the images are the same',
+    [EXIT.differ]: 'they differ',
+    [EXIT.failed]: 'an image could not be opened, or the command line is wrong',
+    [EXIT.status]: 'what is allocated in an image could not be found out',
+    [EXIT.read]: 'an image could not be read',
+  },
   positional: [{ name: 'FILENAME1, FILENAME2', doc: 'the images' }],
   async run(values, [nameA, nameB, ...more], shell) {
     if (nameA === undefined || nameB === undefined || more.length > 0) {

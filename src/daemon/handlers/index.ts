@@ -4,6 +4,8 @@ import type { GenericSchema } from 'valibot';
 import type { ParamsOf, ResultOf } from '../../protocol/command.js';
 import { type CommandName, commands, type OperationName, operations } from '../../protocol/commands/index.js';
 import { JobOptions } from '../../protocol/commands/jobs.js';
+import { openRpc } from '../../protocol/openrpc.js';
+import { covers, DISCOVER, roleNeeded } from '../../protocol/roles.js';
 import type { Outcome } from '../jobs/job.js';
 import type { JobManager } from '../jobs/manager.js';
 import type { EventBus } from '../sessions/events.js';
@@ -12,15 +14,19 @@ import { RpcError, rpcError } from '../sessions/rpc-error.js';
 import type { Session } from '../sessions/session.js';
 import { QEMU_VERSION, VERSION } from '../version.js';
 import type { Pool } from '../workers/pool.js';
+import type { ImageHandlers } from './images.js';
 import { parseParams } from './params.js';
 
 export interface HandlerContext {
   readonly jobs: JobManager;
   readonly bus: EventBus;
   readonly pool: Pool;
+  readonly images: ImageHandlers;
   readonly maxRunning: number;
   /** Calls of one connection that wait for jobs. Others are answered at once, so a full connection can still cancel. */
   readonly maxCalls: number;
+  /** Told of each call of a method that exists, when it has been answered: `ok`, or the kind of the error. */
+  called(method: string, outcome: string): void;
   connections(): number;
   stopping(): boolean;
   /** Begins the end of the daemon; returns at once. */
@@ -34,11 +40,11 @@ type Handlers = {
   readonly [N in Exclude<CommandName, OperationName>]: (
     params: ParamsOf<(typeof commands)[N]>,
     call: Call,
-  ) => ResultOf<(typeof commands)[N]> | RawJson | Promise<RawJson>;
+  ) => ResultOf<(typeof commands)[N]> | RawJson | Promise<RawJson | ResultOf<(typeof commands)[N]>>;
 };
 
 export function createMethods(context: HandlerContext): Record<string, Method> {
-  const { jobs, bus, pool } = context;
+  const { jobs, bus, pool, images } = context;
 
   const handlers: Handlers = {
     'query-jobs': ({ id }) => (id === undefined ? jobs.list() : [jobs.info(id)]),
@@ -46,14 +52,24 @@ export function createMethods(context: HandlerContext): Record<string, Method> {
     'job-resume': ({ id }) => done(jobs.resume(id)),
     'job-cancel': ({ id, force }) => done(jobs.cancel(id, force)),
     'job-set-speed': ({ id, speed }) => done(jobs.setSpeed(id, speed)),
+    'job-finalize': ({ id }) => done(jobs.finalize(id)),
     'job-dismiss': ({ id }) => done(jobs.dismiss(id)),
     'job-wait': async ({ id }, { session }) => {
       mayWait(session);
       return resultOf(await jobs.wait(jobs.get(id), session));
     },
 
+    'blockdev-add': (options) => images.add(options),
+    'blockdev-del': ({ 'node-name': node }) => images.del(node),
+    'blockdev-reopen': ({ options, cwd }) => images.reopen(options, cwd),
+    'query-named-block-nodes': ({ flat = false }) => images.query(flat),
+    'query-image-users': (of) => images.users(of),
+
     'events-subscribe': ({ filter, since }, call) => {
       const { session } = call;
+      if (session.transport.kind === 'http') {
+        throw rpcError('unsupported', 'events need a connection that stays: the Unix socket or a WebSocket');
+      }
       if (session.subscriptions.size >= MAX_SUBSCRIPTIONS) {
         throw rpcError(
           'too-many-subscriptions',
@@ -68,7 +84,7 @@ export function createMethods(context: HandlerContext): Record<string, Method> {
       call.afterAnswer(() => {
         if (session.subscriptions.has(subscription.id)) start();
       });
-      return { subscription: subscription.id, seq: bus.seq };
+      return { subscription: subscription.id, seq: bus.seq, instance: bus.instance };
     },
     'events-unsubscribe': ({ subscription }, { session }) => {
       const found = session.subscriptions.get(subscription);
@@ -129,7 +145,35 @@ export function createMethods(context: HandlerContext): Record<string, Method> {
     const schema: GenericSchema = commands[name].params;
     methods[name] = (params, call) => handler(parseParams(schema, params), call);
   }
+  // Made when somebody asks, once.
+  let document: RawJson | undefined;
+  methods[DISCOVER] = () => {
+    document ??= new RawJson(JSON.stringify(openRpc(VERSION)));
+    return document;
+  };
+  for (const [name, method] of Object.entries(methods)) methods[name] = guarded(name, method, context);
   return methods;
+}
+
+/** The method for those whose role allows it. */
+function guarded(name: string, method: Method, context: HandlerContext): Method {
+  const needed = roleNeeded(name);
+  return async (params, call) => {
+    try {
+      const { role } = call.session;
+      if (!covers(role, needed)) {
+        throw rpcError('forbidden', `'${name}' needs the role '${needed}', this client has '${role}'`, {
+          check: `role-${needed}`,
+        });
+      }
+      const result = await method(params, call);
+      context.called(name, 'ok');
+      return result;
+    } catch (error) {
+      context.called(name, error instanceof RpcError ? (error.wire.data?.kind ?? 'internal') : 'internal');
+      throw error;
+    }
+  };
 }
 
 /** What a command without a result answers. */

@@ -22,7 +22,7 @@ const NULL: Readonly<Record<string, string>> = {
   'latency-ns': 'integer',
   'read-zeroes': 'boolean',
 };
-const PROTOCOL_OPTIONS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+export const PROTOCOL_OPTIONS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   file: FILE,
   host_device: FILE,
   'null-co': NULL,

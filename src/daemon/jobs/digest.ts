@@ -15,3 +15,12 @@ function canonical(value: unknown): unknown {
   const entries = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
   return { entries: entries.map(([key, inner]) => [key, canonical(inner)]) };
 }
+
+/** Members that say how a job is gone about or hold secrets: without them it is the same work. */
+const ASIDE = new Set(['objects', 'resume', 'dry-run']);
+
+/** A hash that may be written down, and that a job has in common with its resumption. */
+export function lastingDigest(operation: string, params: unknown, cwd: string): string {
+  const members = Object.entries(params as object).filter(([name]) => !ASIDE.has(name));
+  return digestOf(operation, Object.fromEntries(members), cwd);
+}

@@ -4,6 +4,7 @@ import type { JobInfo, JobProgress, JobStatus } from '../../protocol/commands/jo
 import type { WireError } from '../../protocol/errors.js';
 import type { Session } from '../sessions/session.js';
 import type { Assignment } from '../workers/pool.js';
+import type { WaitsFor } from './queue.js';
 
 /** The result as JSON text, or why there is none. */
 export type Outcome = { readonly json: string } | { readonly error: WireError };
@@ -16,13 +17,32 @@ export interface Job {
   readonly cwd: string;
   /** Hash of operation and parameters, to tell a retry from another job; only where the client gave the id. */
   readonly digest: string | undefined;
+  /** Hash of the same without secrets and without `resume`, which outlives the daemon. */
+  readonly lasting: string;
+  /** How far the same job had come when an earlier daemon was ended. */
+  readonly mark: unknown;
+  /** In the journal: as something under way, or as cut off. */
+  journalled: boolean;
+  /** An earlier daemon was killed while it had this job. */
+  readonly cutOff: boolean;
   readonly autoDismiss: boolean;
+  /** The higher the sooner. */
+  readonly priority: number;
+  /** Jobs that have to conclude well before this one begins. */
+  readonly after: Set<string>;
+  /** What its images are on; undefined: not known yet. */
+  devices: readonly number[] | undefined;
+  /** When it last got on, and that again where it has not for long: milliseconds since 1970. */
+  lastProgress: number;
+  stalled: number | undefined;
   /** Whose subscriptions the job's output waits for. */
   owner: Session | undefined;
   status: JobStatus;
   /** Asked to pause, whether or not it has come to do so. */
   pauseAsked: boolean;
   cancelAsked: boolean;
+  /** False: it waits for job-finalize. */
+  finalized: boolean;
   rate: number;
   /** `rate` is the client's, not the operation's. */
   rateGiven: boolean;
@@ -44,7 +64,10 @@ export interface Waiter {
   tell(outcome: Outcome): void;
 }
 
-export function jobInfo(job: Job, queuePosition: number | undefined): JobInfo {
+export function jobInfo(
+  job: Job,
+  queued: { readonly position: number; readonly waitsFor: WaitsFor } | undefined,
+): JobInfo {
   const failure = job.outcome !== undefined && 'error' in job.outcome ? job.outcome.error : undefined;
   return {
     id: job.id,
@@ -55,7 +78,10 @@ export function jobInfo(job: Job, queuePosition: number | undefined): JobInfo {
     ...(failure === undefined ? {} : { error: failure.message, failure }),
     ...(job.progress === undefined ? {} : { progress: job.progress }),
     ...(job.rate === 0 ? {} : { speed: job.rate }),
-    ...(queuePosition === undefined ? {} : { 'queue-position': queuePosition }),
+    ...(queued === undefined ? {} : { 'queue-position': queued.position, 'waits-for': queued.waitsFor }),
+    ...(job.priority === 0 ? {} : { priority: job.priority }),
+    ...(job.after.size === 0 ? {} : { after: [...job.after] }),
+    ...(job.stalled === undefined || job.outcome !== undefined ? {} : { 'stalled-since': job.stalled }),
     created: job.created,
     ...(job.started === undefined ? {} : { started: job.started }),
     ...(job.concluded === undefined ? {} : { concluded: job.concluded }),

@@ -1,7 +1,7 @@
 /** All jobs: their states, the queue, and the verbs that clients have for them. */
 import type { OpenPolicy } from '../../engine/node/gate.js';
 import type { OperationName } from '../../protocol/commands/index.js';
-import type { JobInfo, JobOptions, JobStatus } from '../../protocol/commands/jobs.js';
+import type { JobInfo, JobOptions, JobProgress, JobStatus } from '../../protocol/commands/jobs.js';
 import { wireError } from '../../protocol/errors.js';
 import type { Log } from '../log.js';
 import type { EventBus } from '../sessions/events.js';
@@ -9,8 +9,12 @@ import { failureToWire, rpcError } from '../sessions/rpc-error.js';
 import type { Session } from '../sessions/session.js';
 import type { FromWorker } from '../workers/messages.js';
 import { isShort, type Pool } from '../workers/pool.js';
-import { digestOf } from './digest.js';
+import { devicesOf } from './devices.js';
+import { digestOf, lastingDigest } from './digest.js';
 import { type Job, jobInfo, type Outcome, type Waiter } from './job.js';
+import type { Journal, JournalEntry } from './journal.js';
+import { withoutSecrets } from './journal-params.js';
+import { JobQueue } from './queue.js';
 
 export interface JobSettings {
   readonly maxRunning: number;
@@ -18,10 +22,20 @@ export interface JobSettings {
   /** Seconds. */
   readonly killTimeout: number;
   readonly policy: OpenPolicy;
+  readonly journal?: Journal | undefined;
+  /** Jobs on one storage device at once; 0: any number. */
+  readonly maxPerDevice: number;
+  /** Seconds without progress after which a job is said to be stalled; 0: never. */
+  readonly stallTimeout: number;
+  /** Told of each job's end, whatever became of it. */
+  concluded?(job: Job, outcome: Outcome): void;
 }
 
 /** Short operations start beside a full set of long ones, this many at a time. */
 const SHORT_LANE = 2;
+
+/** Between looks at whether jobs get on. */
+const WATCH_MS = 500;
 
 /** Outcomes that nobody has asked for yet are kept this long, and so many of them. */
 const UNTOLD_MS = 10 * 60_000;
@@ -34,15 +48,17 @@ export class JobManager {
   readonly #log: Log;
   readonly #settings: JobSettings;
   readonly #jobs = new Map<string, Job>();
-  /** In order of arrival; those that wait for a worker, and paused ones among them. */
-  readonly #queue: Job[] = [];
+  readonly #queue = new JobQueue();
   #runningLong = 0;
   #runningShort = 0;
   #live = 0;
+  /** Jobs of earlier daemons. */
+  #cutOff = 0;
   #nextId = 1;
   #closing = false;
   #onQuiet: (() => void)[] = [];
   readonly #sweeper: NodeJS.Timeout;
+  readonly #watcher: NodeJS.Timeout;
 
   constructor(pool: Pool, bus: EventBus, log: Log, settings: JobSettings) {
     this.#pool = pool;
@@ -51,6 +67,8 @@ export class JobManager {
     this.#settings = settings;
     this.#sweeper = setInterval(() => this.#sweep(), 60_000);
     this.#sweeper.unref();
+    this.#watcher = setInterval(() => this.#watch(), WATCH_MS);
+    this.#watcher.unref();
   }
 
   /**
@@ -60,10 +78,15 @@ export class JobManager {
   start(operation: OperationName, params: unknown, cwd: string, options: JobOptions, session: Session): Job {
     if (this.#closing) throw rpcError('shutting-down', 'the daemon is shutting down');
     const digest = options.id === undefined ? undefined : digestOf(operation, params, cwd);
+    const lasting = lastingDigest(operation, params, cwd);
+    const mark = resumes(params) ? this.#settings.journal?.markOf(lasting) : undefined;
+    const again = options.id === undefined ? undefined : this.#jobs.get(options.id);
+    // What was cut off is gone on with under its own id.
+    if (again?.cutOff === true && again.lasting === lasting && resumes(params)) this.#forget(again);
     if (options.id !== undefined) {
       const existing = this.#jobs.get(options.id);
       if (existing !== undefined) {
-        if (existing.digest === digest) {
+        if (existing.cutOff ? existing.lasting === lasting : existing.digest === digest) {
           this.#adopt(existing, options, session);
           return existing;
         }
@@ -75,20 +98,32 @@ export class JobManager {
     }
     const { maxJobs } = this.#settings;
     if (this.#live >= maxJobs) throw rpcError('too-many-jobs', `more than ${maxJobs} jobs are unfinished`);
-    if (this.#jobs.size >= 2 * maxJobs) {
+    if (this.#jobs.size - this.#cutOff >= 2 * maxJobs) {
       throw rpcError('too-many-jobs', `more than ${maxJobs} concluded jobs wait to be dismissed`);
     }
+    const after = this.#dependencies(options.after ?? []);
+    const limited = this.#settings.maxPerDevice > 0 && !isShort(operation);
     const job: Job = {
+      priority: options.priority,
+      after,
+      devices: limited ? undefined : [],
+      lastProgress: 0,
+      stalled: undefined,
       id: options.id ?? this.#freeId(),
       operation,
       params,
       cwd,
       digest,
+      lasting,
+      mark,
+      journalled: false,
+      cutOff: false,
       autoDismiss: options['auto-dismiss'],
       owner: undefined,
       status: 'undefined',
       pauseAsked: options.paused,
       cancelAsked: false,
+      finalized: options['auto-finalize'],
       rate: options['rate-limit'] ?? 0,
       rateGiven: options['rate-limit'] !== undefined,
       progress: undefined,
@@ -102,13 +137,53 @@ export class JobManager {
       concluded: undefined,
     };
     this.#jobs.set(job.id, job);
+    this.#record(job, session);
     this.#live++;
-    this.#queue.push(job);
+    this.#queue.add(job);
     this.#adopt(job, options, session);
     this.#setStatus(job, 'created');
     if (job.pauseAsked) this.#setStatus(job, 'paused');
+    if (limited) {
+      void devicesOf(params, cwd).then((devices) => {
+        job.devices = devices;
+        this.#dispatch();
+      });
+    }
     this.#dispatch();
     return job;
+  }
+
+  /** Jobs that an earlier daemon was killed over: concluded, with the error `interrupted`. */
+  restore(entries: readonly JournalEntry[]): void {
+    for (const entry of entries) {
+      const { id, operation, started, interrupted } = entry;
+      const what = started === undefined ? 'before this job began' : 'while this job ran';
+      const job: Job = {
+        ...{ priority: 0, after: new Set<string>(), devices: [], lastProgress: 0, stalled: undefined },
+        ...{ id, operation, params: undefined, cwd: '', digest: undefined, lasting: entry.digest },
+        ...{
+          mark: undefined,
+          journalled: true,
+          cutOff: true,
+          autoDismiss: entry.autoDismiss,
+          owner: undefined,
+        },
+        ...{
+          status: 'concluded',
+          pauseAsked: false,
+          cancelAsked: false,
+          finalized: true,
+          rate: 0,
+          rateGiven: false,
+        },
+        ...{ progress: undefined, assignment: undefined, killTimer: undefined, waiting: [], untie: [] },
+        outcome: { error: wireError('interrupted', `the daemon was ended ${what}`, { job: id }) },
+        ...{ created: entry.created, started, concluded: interrupted ?? Date.now() },
+      };
+      this.#jobs.set(id, job);
+      this.#cutOff++;
+      this.#setStatus(job, 'concluded');
+    }
   }
 
   get(id: string): Job {
@@ -142,14 +217,67 @@ export class JobManager {
   }
 
   list(): JobInfo[] {
-    const positions = new Map(this.#queue.map((job, at) => [job, at + 1]));
-    return [...this.#jobs.values()].map((job) => jobInfo(job, positions.get(job)));
+    const positions = this.#queue.positions();
+    return [...this.#jobs.values()].map((job) => this.#describe(job, positions));
   }
 
   info(id: string): JobInfo {
     const job = this.get(id);
-    const at = this.#queue.indexOf(job);
-    return jobInfo(job, at < 0 ? undefined : at + 1);
+    return this.#describe(job, this.#queue.positions());
+  }
+
+  #describe(job: Job, positions: ReadonlyMap<Job, number>): JobInfo {
+    const position = positions.get(job);
+    if (position === undefined) return jobInfo(job, undefined);
+    return jobInfo(job, { position, waitsFor: this.#queue.waitsFor(job, this.#settings.maxPerDevice) });
+  }
+
+  /** Ids of those that have yet to conclude. Throws where one has failed, or is not known. */
+  #dependencies(ids: readonly string[]): Set<string> {
+    return new Set(
+      ids.filter((id) => {
+        const { outcome } = this.get(id);
+        if (outcome !== undefined && 'error' in outcome) {
+          throw rpcError('dependency', `Job '${id}' has failed, which this one was to come after`, {
+            job: id,
+          });
+        }
+        return outcome === undefined;
+      }),
+    );
+  }
+
+  /** Those that were to come after a job may now begin, or never will. */
+  #release({ id, outcome }: Job): void {
+    for (const job of this.#queue) {
+      if (!job.after.has(id) || job.outcome !== undefined) continue;
+      job.after.delete(id);
+      if (outcome === undefined || 'json' in outcome) continue;
+      this.#queue.remove(job);
+      const text = `Job '${id}' has failed, which this one was to come after`;
+      this.#conclude(job, { error: wireError('dependency', text, { job: job.id }) });
+    }
+    this.#dispatch();
+  }
+
+  /** Tells of jobs that have not got on for long: once, until they do. */
+  #watch(): void {
+    const { stallTimeout } = this.#settings;
+    if (stallTimeout === 0) return;
+    const now = Date.now();
+    for (const job of this.#jobs.values()) {
+      if (job.status !== 'running' || job.stalled !== undefined) continue;
+      if (now - job.lastProgress < stallTimeout * 1000) continue;
+      job.stalled = job.lastProgress;
+      const seconds = Math.floor((now - job.lastProgress) / 1000);
+      this.#log.warn({ job: job.id, operation: job.operation, seconds }, 'job stalled');
+      this.#bus.publish('JOB_STALLED', job.id, { id: job.id, type: job.operation, seconds });
+    }
+  }
+
+  #gotOn(job: Job): void {
+    job.lastProgress = Date.now();
+    job.stalled = undefined;
   }
 
   countByStatus(): Record<string, number> {
@@ -184,20 +312,34 @@ export class JobManager {
   }
 
   cancel(id: string, force: boolean): void {
-    this.#cancel(this.#taking(id, 'cancel', ['created', 'running', 'paused', 'aborting']), force);
+    this.#cancel(this.#taking(id, 'cancel', ['created', 'running', 'paused', 'pending', 'aborting']), force);
+  }
+
+  finalize(id: string): void {
+    const job = this.#taking(id, 'finalize', ['pending']);
+    if (job.finalized) throw rpcError('job-state', 'Job is already being finalized', { job: id });
+    job.finalized = true;
+    job.assignment?.post({ type: 'finalize' });
   }
 
   dismiss(id: string): void {
     this.#forget(this.#taking(id, 'dismiss', ['concluded']));
   }
 
+  /** The settings, which are read anew each time, have other limits now. */
+  limitsChanged(): void {
+    this.#dispatch();
+  }
+
   /** Takes no more jobs; resolves when none is left. Those that run and queue are cancelled, or with `drain` finished. */
   close(drain: boolean): Promise<void> {
     this.#closing = true;
     clearInterval(this.#sweeper);
+    clearInterval(this.#watcher);
     for (const job of [...this.#jobs.values()]) {
       // One that is paused would never finish.
-      if (job.outcome === undefined && (!drain || job.pauseAsked)) this.#cancel(job, false);
+      if (job.outcome === undefined && (!drain || job.pauseAsked || job.status === 'pending'))
+        this.#cancel(job, false);
     }
     if (this.#live === 0) return Promise.resolve();
     return new Promise((resolve) => this.#onQuiet.push(resolve));
@@ -229,9 +371,7 @@ export class JobManager {
 
   #cancel(job: Job, force: boolean): void {
     if (job.assignment === undefined) {
-      const at = this.#queue.indexOf(job);
-      if (at < 0) return;
-      this.#queue.splice(at, 1);
+      if (!this.#queue.remove(job)) return;
       this.#setStatus(job, 'aborting');
       this.#conclude(job, { error: wireError('cancelled', 'Operation cancelled', { job: job.id }) });
       return;
@@ -251,24 +391,24 @@ export class JobManager {
   }
 
   #dispatch(): void {
-    for (let at = 0; at < this.#queue.length; ) {
+    for (const job of this.#queue) {
       const longFull = this.#runningLong >= this.#settings.maxRunning;
       const shortFull = this.#runningLong + this.#runningShort >= this.#settings.maxRunning + SHORT_LANE;
       if (longFull && shortFull) return;
-      const job = this.#queue[at]!;
-      if (job.pauseAsked || (isShort(job.operation) ? shortFull : longFull)) {
-        at++;
-        continue;
-      }
-      this.#queue.splice(at, 1);
-      this.#run(job);
+      if (isShort(job.operation) ? shortFull : longFull) continue;
+      if (this.#queue.waitsFor(job, this.#settings.maxPerDevice) !== 'worker') continue;
+      // Telling of one may have started, or cancelled, another.
+      if (this.#queue.remove(job)) this.#run(job);
     }
   }
 
   #run(job: Job): void {
     if (isShort(job.operation)) this.#runningShort++;
     else this.#runningLong++;
+    this.#queue.use(job, 1);
+    this.#gotOn(job);
     job.started = Date.now();
+    if (job.journalled) this.#settings.journal?.started(job.id, job.started);
     const { id, operation, params, cwd } = job;
     job.params = undefined;
     this.#setStatus(job, 'running');
@@ -281,6 +421,8 @@ export class JobManager {
         cwd,
         policy: this.#settings.policy,
         rate: job.rateGiven ? job.rate : undefined,
+        ...(job.mark === undefined ? {} : { mark: job.mark }),
+        ...(job.finalized ? {} : { pending: true }),
       },
       {
         message: (message) => this.#fromWorker(job, message),
@@ -300,18 +442,30 @@ export class JobManager {
         const status = message.type === 'paused' ? 'paused' : 'running';
         // The worker may tell of a pause that has been taken back, or of one before a cancel.
         if (!job.cancelAsked && job.pauseAsked === (status === 'paused') && job.status !== status) {
+          this.#gotOn(job);
           this.#setStatus(job, status);
         }
         break;
       }
+      case 'pending':
+        if (job.cancelAsked) break;
+        this.#setStatus(job, 'pending');
+        // Nobody is left who could tell it to conclude.
+        if (this.#closing) this.#cancel(job, false);
+        break;
+      case 'mark':
+        if (job.journalled) this.#settings.journal?.mark(job.id, message.mark);
+        break;
       case 'rate':
         job.rate = message.rate;
         break;
       case 'progress':
+        if (changed(job.progress, message.progress)) this.#gotOn(job);
         job.progress = message.progress;
         this.#bus.publish('JOB_PROGRESS', job.id, { id: job.id, ...message.progress });
         break;
       case 'output': {
+        this.#gotOn(job);
         const { json } = message;
         this.#bus.publish('JOB_OUTPUT', job.id, json, job.owner, () =>
           job.assignment?.post({ type: 'ack', bytes: json.length }),
@@ -335,6 +489,7 @@ export class JobManager {
   #ended(job: Job, outcome: Outcome): void {
     if (isShort(job.operation)) this.#runningShort--;
     else this.#runningLong--;
+    this.#queue.use(job, -1);
     job.assignment = undefined;
     clearTimeout(job.killTimer);
     this.#conclude(job, outcome);
@@ -347,9 +502,12 @@ export class JobManager {
     for (const untie of job.untie.splice(0)) untie();
     job.concluded = Date.now();
     this.#live--;
+    this.#strike(job);
     this.#logOutcome(job, outcome);
+    this.#settings.concluded?.(job, outcome);
     this.#setStatus(job, 'concluded');
     this.#tell(job);
+    this.#release(job);
     if (this.#jobs.has(job.id)) this.#sweep();
     if (this.#live === 0 && this.#closing) for (const callback of this.#onQuiet.splice(0)) callback();
   }
@@ -367,12 +525,46 @@ export class JobManager {
   #forget(job: Job): void {
     if (this.#jobs.get(job.id) !== job) return;
     this.#jobs.delete(job.id);
+    if (job.cutOff) {
+      this.#cutOff--;
+      this.#strike(job);
+    }
     this.#setStatus(job, 'null');
+  }
+
+  /** Written before anything of the job is told or done. */
+  #record(job: Job, session: Session): void {
+    const { journal } = this.#settings;
+    // These leave no trace in images, and there may be thousands a second.
+    if (journal === undefined || isShort(job.operation)) return;
+    const { kind, peer } = session.transport;
+    job.journalled = true;
+    journal.created({
+      id: job.id,
+      operation: job.operation,
+      params: withoutSecrets(job.params),
+      digest: job.lasting,
+      owner: peer === undefined ? kind : `uid ${peer.uid}, pid ${peer.pid}`,
+      autoDismiss: job.autoDismiss,
+      created: job.created,
+      ...(job.mark === undefined ? {} : { mark: job.mark }),
+    });
+  }
+
+  /** Written before the outcome is told: what a client has heard of is not found cut off later. */
+  #strike(job: Job): void {
+    if (!job.journalled) return;
+    job.journalled = false;
+    const { outcome } = job;
+    const error = outcome !== undefined && 'error' in outcome ? outcome.error.data?.kind : undefined;
+    this.#settings.journal?.ended(job.id, error);
   }
 
   /** Forgets outcomes that nobody asked for: the old ones, and the oldest of too many. */
   #sweep(): void {
-    const untold = [...this.#jobs.values()].filter((job) => job.autoDismiss && job.outcome !== undefined);
+    const untold = [...this.#jobs.values()].filter(
+      (job) => job.autoDismiss && job.outcome !== undefined && !job.cutOff,
+    );
     const before = Date.now() - UNTOLD_MS;
     let count = 0;
     let bytes = 0;
@@ -418,4 +610,17 @@ export class JobManager {
       this.#log.debug({ job: job.id, error: outcome.error.message }, 'job error');
     }
   }
+}
+
+function changed(before: JobProgress | undefined, after: JobProgress): boolean {
+  return (
+    before?.done !== after.done ||
+    before.total !== after.total ||
+    before.phase !== after.phase ||
+    before.written !== after.written
+  );
+}
+
+function resumes(params: unknown): boolean {
+  return (params as { readonly resume?: unknown }).resume === true;
 }

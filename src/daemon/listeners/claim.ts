@@ -1,5 +1,15 @@
 /** Takes a Unix socket's path for this process: one daemon a path, and what a dead one left behind is cleared away. */
-import { closeSync, fstatSync, lstatSync, mkdirSync, openSync, statSync, unlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  statSync,
+  unlinkSync,
+} from 'node:fs';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import { libcFunction } from '../libc.js';
@@ -15,18 +25,30 @@ export interface Claim {
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 
+/** Whom the folder lets in, where it has to be made. */
+export interface FolderAccess {
+  readonly mode: number;
+  readonly group: number | undefined;
+}
+
 /**
  * Holds `<path>.lock` (flock, gone with the process however it ends), so that of several daemons that start at once only one
- * looks at the socket file, and removes a socket that nobody answers on. Makes the folder, for its user alone.
+ * looks at the socket file, and removes a socket that nobody answers on. Makes the folder, for its user (and group) alone.
  */
-export async function claimSocket(path: string): Promise<Claim> {
+export async function claimSocket(path: string, access?: FolderAccess): Promise<Claim> {
+  const folder = dirname(path);
   try {
     // One level: Node's recursive mkdir never returns for some paths below /proc.
-    mkdirSync(dirname(path), { mode: 0o700 });
+    mkdirSync(folder, { mode: 0o700 });
+    if (access !== undefined && (access.mode & 0o070) !== 0) {
+      if (access.group !== undefined) chownSync(folder, -1, access.group);
+      chmodSync(folder, 0o750);
+    }
   } catch (error) {
     if (codeOf(error) !== 'EEXIST')
       throw new ClaimError(`cannot make the folder of ${path}: ${codeOf(error)}`);
   }
+  checkFolder(folder);
   const lock = takeLock(path);
   try {
     await clearStale(path);
@@ -35,6 +57,20 @@ export async function claimSocket(path: string): Promise<Claim> {
     throw error;
   }
   return lock;
+}
+
+/** Whoever can write the folder can put another socket in this one's place, and be taken for the daemon. */
+function checkFolder(folder: string): void {
+  const uid = process.geteuid?.();
+  const found = statSync(folder, { throwIfNoEntry: false });
+  if (found === undefined || uid === undefined) return;
+  if (found.uid !== uid && found.uid !== 0) {
+    throw new ClaimError(`the socket's folder ${folder} belongs to another user (${found.uid})`);
+  }
+  // With the sticky bit, as in /tmp, nobody but its owner removes a file.
+  if ((found.mode & 0o002) !== 0 && (found.mode & 0o1000) === 0) {
+    throw new ClaimError(`the socket's folder ${folder} can be written by others (chmod o-w)`);
+  }
 }
 
 function takeLock(path: string): Claim {
@@ -75,6 +111,10 @@ async function clearStale(path: string): Promise<void> {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (found === undefined) return;
   if (!found.isSocket()) throw new ClaimError(`${path} exists and is not a socket`);
+  const uid = process.geteuid?.();
+  if (uid !== undefined && found.uid !== uid && found.uid !== 0) {
+    throw new ClaimError(`the socket ${path} belongs to another user (${found.uid})`);
+  }
   if (await answers(path)) throw new ClaimError(`another program serves ${path}`);
   try {
     unlinkSync(path);

@@ -1,37 +1,70 @@
-/** JSON-RPC on a Unix socket, one message a line. */
-import { chmodSync } from 'node:fs';
+/** JSON-RPC on a Unix socket, one message a line; who begins with an HTTP method is answered in HTTP. */
+import { chmodSync, chownSync } from 'node:fs';
+import type { Server as HttpServer } from 'node:http';
 import { createServer, type Socket } from 'node:net';
 import { type Frame, LineSplitter } from '../../protocol/framing.js';
-import type { Transport, TransportEvents } from './transport.js';
+import type { Role } from '../../protocol/roles.js';
+import { HTTP_LIMITS, httpHandler } from './http.js';
+import { peerCredentials } from './peer.js';
+import type { Accept, Listener, PeerCredentials, Transport, TransportEvents } from './transport.js';
 
-export interface Listener {
-  /** Where it listens, for the log. */
-  readonly address: string;
-  /** Stops accepting; connections that exist stay. */
-  close(): Promise<void>;
+export type { Accept, Listener } from './transport.js';
+
+export interface UnixSettings {
+  /** A path that is free, see claim.ts, or a socket that listens already (its path for the log alone). */
+  readonly at:
+    | { readonly path: string; readonly mode: number; readonly group: number | undefined }
+    | { readonly fd: number; readonly path: string };
+  readonly maxMessage: () => number;
+  readonly maxConnections: () => number;
+  /** What somebody may do who could connect. */
+  role(peer: PeerCredentials | undefined): Role;
+  readonly metrics: () => string;
 }
 
-/** Gives a connection its receiver, or refuses it with a text to send before closing. */
-export type Accept = (transport: Transport) => TransportEvents | { readonly refuse: string };
+/** Beyond those that are served, to be told that they are too many. */
+const SPARE_CONNECTIONS = 16;
 
-/** @param path free, see claim.ts. Throws the host's error where it cannot be bound. */
-export async function listenUnix(path: string, maxMessage: number, accept: Accept): Promise<Listener> {
-  const server = createServer({ allowHalfOpen: true }, (socket) => serve(socket, maxMessage, accept));
+/** Throws the host's error where the path cannot be bound. */
+export async function listenUnix(settings: UnixSettings, accept: Accept): Promise<Listener> {
+  const { at } = settings;
+  // Sessions are refused with an answer before; this is for connections that are none, such as idle ones of HTTP.
+  const limit = (): void => {
+    server.maxConnections = settings.maxConnections() + SPARE_CONNECTIONS;
+  };
+  let made: Promise<HttpServer> | undefined;
+  // Node's HTTP is loaded when somebody speaks it.
+  const http = (): Promise<HttpServer> => {
+    made ??= httpOverUnix(settings, accept);
+    return made;
+  };
+  const server = createServer({ allowHalfOpen: true }, (socket) => serve(socket, settings, accept, http));
+  server.on('connection', limit);
+  limit();
   // The file must never be open to others, not even until the chmod.
   const before = process.umask(0o177);
   try {
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
-      server.listen(path, resolve);
+      if ('fd' in at) server.listen({ fd: at.fd }, resolve);
+      else server.listen(at.path, resolve);
     });
   } finally {
     process.umask(before);
   }
   server.removeAllListeners('error');
   server.on('error', () => undefined);
-  chmodSync(path, 0o600);
+  if (!('fd' in at)) {
+    try {
+      if (at.group !== undefined) chownSync(at.path, -1, at.group);
+      chmodSync(at.path, at.mode);
+    } catch (error) {
+      server.close();
+      throw error;
+    }
+  }
   return {
-    address: path,
+    address: at.path,
     close: () =>
       new Promise((resolve) => {
         // Stops accepting and removes the file now; calls back when the last connection has gone, which is not waited for.
@@ -41,11 +74,48 @@ export async function listenUnix(path: string, maxMessage: number, accept: Accep
   };
 }
 
-function serve(socket: Socket, maxMessage: number, accept: Accept): void {
-  const splitter = new LineSplitter(maxMessage);
+/** Not for listening: is handed connections that turn out to speak HTTP. */
+async function httpOverUnix(
+  { maxMessage, metrics, role }: UnixSettings,
+  accept: Accept,
+): Promise<HttpServer> {
+  const { createServer: createHttpServer } = await import('node:http');
+  const handle = httpHandler({ accept, maxMessage, metrics, anyForm: true });
+  const server = createHttpServer(HTTP_LIMITS, (request, response) => {
+    const peer = peerCredentials(request.socket);
+    handle(request, response, { role: role(peer), peer });
+  });
+  server.on('upgrade', (_, socket) => {
+    socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+  });
+  // Node watches over these limits from then on; this server never listens by itself.
+  server.emit('listening');
+  return server;
+}
+
+const METHODS = ['GET ', 'HEAD ', 'POST ', 'PUT ', 'PATCH ', 'DELETE ', 'OPTIONS '];
+const LONGEST_METHOD = 8;
+
+/** Whether bytes begin an HTTP request; undefined: more of them are needed to tell. No JSON begins like that. */
+function beginsHttp(bytes: Uint8Array): boolean | undefined {
+  const start = Buffer.from(bytes.subarray(0, LONGEST_METHOD)).toString('latin1');
+  if (METHODS.some((method) => start.startsWith(method))) return true;
+  return METHODS.some((method) => method.startsWith(start)) ? undefined : false;
+}
+
+function serve(
+  socket: Socket,
+  settings: UnixSettings,
+  accept: Accept,
+  http: () => Promise<HttpServer>,
+): void {
+  const splitter = new LineSplitter(settings.maxMessage());
+  const peer = peerCredentials(socket);
   let over = false;
   const transport: Transport = {
     kind: 'unix',
+    role: settings.role(peer),
+    peer,
     send(text) {
       if (!socket.writable) return true;
       return socket.write(`${text}\n`);
@@ -61,23 +131,54 @@ function serve(socket: Socket, maxMessage: number, accept: Accept): void {
     destroy: () => void socket.destroy(),
   };
   socket.on('error', () => undefined);
-  const events = accept(transport);
-  if ('refuse' in events) {
-    socket.end(`${events.refuse}\n`, () => socket.destroy());
+  const accepted = accept(transport);
+  if ('refuse' in accepted) {
+    socket.end(`${accepted.refuse}\n`, () => socket.destroy());
     return;
   }
+  const events: TransportEvents = accepted;
   function deliver(frames: readonly Frame[]): void {
     for (const frame of frames) {
       if (over) return;
-      if (frame.kind === 'line') (events as TransportEvents).message(frame.text);
-      else (events as TransportEvents).malformed(frame.kind, frame.kind === 'too-long');
+      if (frame.kind === 'line') events.message(frame.text);
+      else events.malformed(frame.kind, frame.kind === 'too-long');
     }
   }
-  socket.on('data', (chunk: Buffer) => deliver(splitter.push(chunk)));
-  socket.on('end', () => {
+  /** What has come before it is known which language it is; undefined: lines. */
+  let start: Buffer | undefined = Buffer.alloc(0);
+  const onData = (chunk: Buffer): void => {
+    if (start === undefined) {
+      deliver(splitter.push(chunk));
+      return;
+    }
+    start = start.length === 0 ? chunk : Buffer.concat([start, chunk]);
+    const isHttp = beginsHttp(start);
+    if (isHttp === undefined) return;
+    const first = start;
+    start = undefined;
+    if (isHttp) toHttp(first);
+    else deliver(splitter.push(first));
+  };
+  const onEnd = (): void => {
+    if (start !== undefined) deliver(splitter.push(start));
+    start = undefined;
     deliver(splitter.end());
     events.halfClosed();
-  });
-  socket.on('drain', () => events.drained());
-  socket.on('close', () => events.closed());
+  };
+  const onDrain = (): void => events.drained();
+  const onClose = (): void => events.closed();
+  /** From here on the connection is the HTTP server's; each of its requests is a session of its own. */
+  function toHttp(first: Buffer): void {
+    over = true;
+    socket.off('data', onData).off('end', onEnd).off('drain', onDrain).off('close', onClose);
+    events.closed();
+    socket.pause();
+    socket.unshift(first);
+    void http().then((server) => {
+      if (socket.destroyed) return;
+      server.emit('connection', socket);
+      process.nextTick(() => socket.resume());
+    });
+  }
+  socket.on('data', onData).on('end', onEnd).on('drain', onDrain).on('close', onClose);
 }

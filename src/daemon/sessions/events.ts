@@ -1,4 +1,5 @@
 /** Events and who is told of them. */
+import { randomUUID } from 'node:crypto';
 import type { EventFilter } from '../../protocol/commands/events.js';
 import { EVENT_METHOD, type EventName } from '../../protocol/events.js';
 import type { Outbox, Ticket } from './outbox.js';
@@ -22,11 +23,20 @@ const QUEUE_BYTES = 1024 * 1024;
 /** What an event costs beside its data. */
 const ENVELOPE_BYTES = 200;
 
+/** What subscribers did not get, over all of them since the start. */
+export interface EventCounts {
+  /** Progress events that were left out. */
+  lagged: number;
+  /** Subscriptions that were too slow and were ended. */
+  ended: number;
+}
+
 export class Subscription {
   readonly id: string;
   readonly #filter: EventFilter;
   readonly #outbox: Outbox;
   readonly #onEnd: (subscription: Subscription) => void;
+  readonly #counts: EventCounts;
   /** Whose jobs wait for this subscriber instead of leaving it behind. */
   readonly session: object;
   readonly #waiting = new Set<Ticket>();
@@ -41,7 +51,9 @@ export class Subscription {
     session: object,
     outbox: Outbox,
     onEnd: (subscription: Subscription) => void,
+    counts: EventCounts = { lagged: 0, ended: 0 },
   ) {
+    this.#counts = counts;
     this.id = id;
     this.#filter = filter;
     this.session = session;
@@ -70,6 +82,7 @@ export class Subscription {
       if (older !== undefined) {
         older.drop();
         this.#lagged++;
+        this.#counts.lagged++;
       }
     }
     const bytes = ENVELOPE_BYTES + (sent === undefined && progress === undefined ? event.json().length : 0);
@@ -105,6 +118,7 @@ export class Subscription {
 
   #letGo(): void {
     const lost = this.#waiting.size;
+    this.#counts.ended++;
     this.end();
     const json = eventJson(0, 'SUBSCRIPTION_ENDED', JSON.stringify({ reason: 'slow', lost }));
     this.#outbox.push({ text: () => this.#notification(json), bytes: ENVELOPE_BYTES });
@@ -126,6 +140,7 @@ function eventJson(seq: number, name: EventName, data: string): string {
 
 export class EventBus {
   readonly #subscriptions = new Set<Subscription>();
+  readonly #watchers = new Set<(event: PublishedEvent) => void>();
   #remembered: { readonly event: PublishedEvent; readonly bytes: number }[] = [];
   #rememberedBytes = 0;
   /** Number of the newest event that is forgotten; progress, which is never remembered, does not count. */
@@ -133,6 +148,9 @@ export class EventBus {
   #nextSubscription = 1;
   /** Number of the newest event. */
   seq = 0;
+  /** Which start of the daemon the numbers belong to. */
+  readonly instance: string = randomUUID();
+  readonly counts: EventCounts = { lagged: 0, ended: 0 };
 
   get subscriptions(): number {
     return this.#subscriptions.size;
@@ -161,6 +179,7 @@ export class EventBus {
       },
     };
     if (name !== 'JOB_PROGRESS') this.#remember(event, typeof data === 'string' ? data.length : 0);
+    for (const watcher of this.#watchers) watcher(event);
     let outstanding = 1;
     const sent = (): void => {
       if (--outstanding === 0) delivered?.();
@@ -173,6 +192,11 @@ export class EventBus {
       } else subscription.offer(event);
     }
     sent();
+  }
+
+  /** Tells of each event at once; for those inside the daemon, who do not wait. */
+  watch(callback: (event: PublishedEvent) => void): void {
+    this.#watchers.add(callback);
   }
 
   /** Makes a subscription that hears nothing before `start`. Throws where `since` is too long ago. */
@@ -200,6 +224,7 @@ export class EventBus {
         this.#subscriptions.delete(ended);
         onEnd(ended);
       },
+      this.counts,
     );
     let ended = false;
     return {

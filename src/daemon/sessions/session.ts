@@ -1,6 +1,7 @@
 /** One connection: what it has asked for and what it is still to be told. */
 
 import { wireError } from '../../protocol/errors.js';
+import type { Role } from '../../protocol/roles.js';
 import type { Transport, TransportEvents } from '../listeners/transport.js';
 import type { Subscription } from './events.js';
 import { Outbox } from './outbox.js';
@@ -31,6 +32,10 @@ export class Session implements TransportEvents {
     this.transport = transport;
     this.#receive = receive;
     this.outbox = new Outbox(transport, () => this.#settle());
+  }
+
+  get role(): Role {
+    return this.transport.role;
   }
 
   /** The client still listens, as far as one can know. A peer that has sent its last may be gone altogether. */

@@ -23,13 +23,17 @@ export interface RunMessage {
   readonly rate: number | undefined;
   /** Marks the job's descriptors. */
   readonly owner?: number;
+  /** Wait to be told before it concludes. */
+  readonly pending?: boolean;
+  /** How far the same job had come when it was cut off. */
+  readonly mark?: unknown;
 }
 
 export type ToWorker = RunMessage | ControlMessage;
 
 /** What a job is told on its way. */
 export type ControlMessage =
-  | { readonly type: 'pause' | 'resume' | 'cancel' }
+  | { readonly type: 'pause' | 'resume' | 'cancel' | 'finalize' }
   | { readonly type: 'rate'; readonly rate: number }
   /** So many bytes of output have left the process. */
   | { readonly type: 'ack'; readonly bytes: number };
@@ -42,8 +46,10 @@ export interface Failure {
 }
 
 export type FromWorker =
-  | { readonly type: 'paused' | 'resumed' }
+  | { readonly type: 'paused' | 'resumed' | 'pending' }
   | { readonly type: 'rate'; readonly rate: number }
+  /** How far it has come, for the journal. */
+  | { readonly type: 'mark'; readonly mark: unknown }
   | { readonly type: 'progress'; readonly progress: JobProgress }
   /** `data` of a JOB_OUTPUT event, whole, as JSON. */
   | { readonly type: 'output'; readonly json: string }

@@ -44,7 +44,7 @@ const MANY_SHORT = 200;
 
 /** Operations that look at a few blocks only: they leave no large heap, and they start although all workers are busy. */
 export function isShort(operation: string): boolean {
-  return operation === 'image-info' || operation === 'format-options';
+  return operation === 'image-info' || operation === 'image-inspect' || operation === 'format-options';
 }
 
 export interface PoolSettings {

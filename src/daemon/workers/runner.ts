@@ -48,7 +48,22 @@ export function runJob(
   let rateFixed = message.rate !== undefined;
   let over = false;
   if (message.rate !== undefined) pacer.setRate(message.rate);
+  let letGo: (() => void) | undefined;
+  let told: Promise<void> | undefined;
+  /** Resolves when the job may conclude, and rejects when it is cancelled instead. */
+  const finalize = (): Promise<void> => {
+    told ??= new Promise<void>((resolve, reject) => {
+      const { signal } = abort;
+      if (signal.aborted) reject(signal.reason);
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true });
+      letGo = resolve;
+      meter.flush();
+      post({ type: 'pending' });
+    });
+    return told;
+  };
   const context: OperationContext = {
+    ...(message.pending === true ? { finalize } : {}),
     cwd: message.cwd,
     policy: message.policy,
     ...(nodes === undefined ? {} : { nodes }),
@@ -57,6 +72,7 @@ export function runJob(
     progress: (progress) => meter.update(progress),
     output: (said) => output.write(said),
     pace: (bytes) => pacer.pace(bytes),
+    checkpoint: { last: message.mark, keep: (mark) => post({ type: 'mark', mark }) },
     setRate(rate) {
       if (rateFixed) return;
       pacer.setRate(rate);
@@ -70,6 +86,7 @@ export function runJob(
       const { runOperation } = await engine;
       const result = await runOperation(message.operation, message.params, context);
       await output.finish();
+      if (message.pending === true && result.isOk()) await finalize();
       answer = result.isOk()
         ? { type: 'done', json: JSON.stringify(result.value ?? {}), progress: meter.finish() }
         : { type: 'failed', failure: failureOf(result.error) };
@@ -93,6 +110,9 @@ export function runJob(
         meter.restart();
         pacer.resume();
         post({ type: 'resumed' });
+        break;
+      case 'finalize':
+        letGo?.();
         break;
       case 'rate':
         rateFixed = true;

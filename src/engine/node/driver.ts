@@ -3,6 +3,8 @@
  * (node/access.ts) moves them, walks the backing chain, does copy-on-write, and checks range, state and permission, so
  * that a driver is never called with a range beyond its size, a write to a read-only node, or an empty range.
  */
+
+import type { SafetyCheck } from '../../protocol/commands/image-inspect.js';
 import type { MaybePromise, Preallocation, Range, Storage } from '../storage/storage.js';
 import type { OptionDeclaration, OptionValues } from './option-table.js';
 
@@ -333,10 +335,24 @@ export interface AmendContext {
   progress(done: number, total: number): void;
 }
 
+/** One of the safety checks that `image-inspect` makes. */
+export interface Finding {
+  readonly check: SafetyCheck['name'];
+  readonly status: SafetyCheck['status'];
+  readonly text: string;
+  /** Files that are referred to. */
+  readonly names?: readonly string[];
+}
+
 export interface FormatDriver {
   readonly name: string;
   /** 0: not mine, 100: certainly. `head` is the start of the file, up to 2048 bytes, zero-padded. */
   probe(head: Uint8Array, filename: string, fileSize: number): number;
+  /**
+   * Safety checks that the driver alone can make, on the header, also where `open` would refuse the image; they win over
+   * what is learnt by opening it. Opens nothing, and throws for failures of the host only.
+   */
+  inspect?(file: Storage): Promise<readonly Finding[]>;
   /** Options for opening, beyond those that every node has. */
   readonly openOptions: readonly OptionDeclaration[];
   open(context: OpenContext): Promise<FormatNode>;

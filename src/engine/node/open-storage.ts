@@ -12,7 +12,7 @@ import type { Storage } from '../storage/storage.js';
 import type { FilterContext } from './filters/filter.js';
 import { filterNames, isFilter, loadFilter } from './filters/index.js';
 import { FlatOptions, fromJson, protocolOf } from './flat-options.js';
-import { absolutePath, checkAllowed, type OpenReason } from './gate.js';
+import { absolutePath, checkAllowed, confine, type OpenReason } from './gate.js';
 import type { ImageNode, NodeName } from './image.js';
 import { fileName } from './node-name.js';
 import type { FileReopen, GraphNode, NodeSettings } from './node-scope.js';
@@ -327,6 +327,7 @@ async function openProtocol(
     ...(own.discard === undefined ? {} : { discard: own.discard }),
     ...(driver === 'host_device' ? { driver } : {}),
     owner: session.context.owner,
+    confined: confine(filename, how.reason, session.context.policy),
   };
   const storage = await openFile({
     ...options,

@@ -35,6 +35,15 @@ export interface OperationContext {
   pace(bytes: number): Promise<void> | undefined;
   /** Sets the job's own rate (bytes a second, 0: none), as `convert -r` does. */
   setRate(bytesPerSecond: number): void;
+  /** Asked before what cannot be taken back; absent: at once. Rejects when the job is cancelled instead. */
+  finalize?(): Promise<void>;
+  /** How far a long operation has come, for whoever runs it again after a crash; absent where nobody remembers. */
+  readonly checkpoint?: {
+    /** What the last run of the same operation kept, if it was cut off and is to be gone on with. */
+    readonly last?: unknown;
+    /** JSON; undefined: nothing can be gone on with. */
+    keep(mark: unknown): void;
+  };
   /** What names of nodes mean; absent where no image is held. */
   readonly nodes?: NodeScope;
   /** Marks the files that it locks as this one's (storage/owners.ts). */

@@ -1,22 +1,31 @@
 /** image-convert: sources, target, and the copy loop between them. */
 import { unlinkSync } from 'node:fs';
-import type { FormatOptions } from '../../protocol/commands/common.js';
 import type { ImageConvertParams, ImageConvertResult } from '../../protocol/commands/image-convert.js';
 import { splitOptions } from '../../protocol/options.js';
-import { hostError, ImageError } from '../error.js';
-import { loadDriver } from '../formats/index.js';
+import { ImageError } from '../error.js';
 import type { SnapshotInfo } from '../node/driver.js';
-import { absolutePath } from '../node/gate.js';
 import type { ImageNode } from '../node/image.js';
-import { backingPath, openImage } from '../node/open.js';
-import { identity } from '../node/open-storage.js';
+import { openImage } from '../node/open.js';
 import { checkBitmaps, checkBitmapTarget, copyBitmaps } from './bitmap.js';
 import type { OperationContext } from './context.js';
-import { type CopySource, concatenated, copy, imageSource, type Salvage } from './copy.js';
-import { checkCreateSpec, consistsOf, createImage } from './create.js';
-import { creatablePath } from './create-options.js';
+import { checkTarget, createTarget, notCompressed } from './convert-target.js';
+import {
+  type Checkpoint,
+  type CopyOptions,
+  type CopySource,
+  concatenated,
+  copy,
+  imageSource,
+  type Salvage,
+} from './copy.js';
+import { GuestHash } from './guest-hash.js';
+import { type ConvertMark, fileIdentity, openUnfinished, sourceFingerprints } from './resume.js';
+import { type Staged, stage } from './staged.js';
 
 const DEFAULT_SPARSE = 4096;
+/** Between checkpoints, where they were asked for and where not. */
+const CHECKPOINT_MS = 1000;
+const SELDOM_MS = 10_000;
 
 /** Finds a snapshot by `-l`: an id or name, or `snapshot.id=..,snapshot.name=..`. */
 function findSnapshot(list: readonly SnapshotInfo[], wanted: string): SnapshotInfo | undefined {
@@ -38,35 +47,18 @@ export async function snapshotView(image: ImageNode, wanted: string): Promise<Im
   return image.withFormat(await snapshots.view(found));
 }
 
-/** Refusals that need no file to be opened beyond the sources. */
-async function checkTarget(params: ImageConvertParams): Promise<void> {
-  const { target } = params;
-  const create = params.create ?? true;
-  if (create) {
-    if (target.node !== undefined) {
-      throw new ImageError(
-        'invalid',
-        'A held node is not created anew: it is a target with create=false only',
-      );
-    }
-    if (target['image-opts'] !== undefined) {
-      throw new ImageError('invalid', '--target-image-opts requires use of -n flag');
-    }
-    const name = target.format ?? 'raw';
-    const driver = await loadDriver(name);
-    if (driver === undefined) throw new ImageError('invalid', `Unknown file format '${name}'`);
-    if (driver.create === undefined) {
-      throw new ImageError('unsupported', `Format driver '${name}' does not support image creation`);
-    }
-  }
-}
-
 export async function convert(
   params: ImageConvertParams,
   context: OperationContext,
 ): Promise<ImageConvertResult> {
   const opened: ImageNode[] = [];
   let created: readonly string[] = [];
+  let staged: Staged | undefined;
+  if (params['dry-run'] === true) {
+    // Loaded only where it is asked for: conversions start without it.
+    const { convertPlan } = await import('./dry-run.js');
+    return convertPlan(params, context);
+  }
   try {
     const sources: ImageNode[] = [];
     for (const ref of params.sources) {
@@ -84,57 +76,112 @@ export async function convert(
     await checkTarget(params);
     const size = totalSize(sources);
     const create = params.create ?? true;
-    if (create) created = await createTarget(sources, params, size, context);
-    const target = await openImage(
-      { ...params.target, format: create ? (params.target.format ?? 'raw') : params.target.format },
-      { writable: true, guestOnly: params.bitmaps !== true, cache: params.target.cache ?? 'writeback' },
-      context,
-    );
+    if (params.atomic === true) staged = await stage(params.target.filename!, context);
+    const open = (filename?: string): Promise<ImageNode> =>
+      openImage(
+        {
+          ...params.target,
+          ...(filename === undefined ? {} : { filename }),
+          format: create ? (params.target.format ?? 'raw') : params.target.format,
+        },
+        { writable: true, guestOnly: params.bitmaps !== true, cache: params.target.cache ?? 'writeback' },
+        context,
+      );
+    const again = params.resume === true ? await openUnfinished(sources, size, open, context) : undefined;
+    let target: ImageNode;
+    let start = 0;
+    if (typeof again === 'object') {
+      target = again.target;
+      start = again.mark.offset;
+      created = [again.mark.path];
+    } else {
+      if (again !== undefined) startOver(again, context);
+      if (create) created = await createTarget(sources, params, size, context, staged?.path);
+      target = await open(staged?.path);
+    }
     opened.push(target);
     if (bitmapSource !== undefined) checkBitmapTarget(target);
-    const totals = await copyInto(sources, target, params, context);
+    const hashed = params.sha256 === true || params['expect-sha256'] !== undefined;
+    const hash = hashed ? new GuestHash(() => checkCancelled(context)) : undefined;
+    const checkpoint = create ? await checkpoints(sources, target, size, params, context) : undefined;
+    const totals = await copyInto(sources, target, params, { start, hash, checkpoint }, context);
+    const sha256 = await hash?.digest();
+    if (sha256 !== undefined) checkHash(sha256, params, target);
     if (bitmapSource !== undefined) await copyBitmaps(bitmapSource, target, context);
     await target.flush();
-    const result = { size: target.size, ...totals };
+    const result = {
+      ...{ size: target.size, ...totals },
+      ...(sha256 === undefined ? {} : { sha256 }),
+      ...(start === 0 ? {} : { 'resumed-from': start }),
+      ...(typeof again === 'string' ? { 'started-over': again } : {}),
+    };
     await closeAll(opened);
+    if (staged !== undefined) {
+      await context.finalize?.();
+      await staged.commit();
+    }
     context.progress({ phase: 'done', done: size, total: size, ...totals });
     return result;
   } catch (error) {
     await closeAll(opened).catch(() => {});
-    if (params['keep-failed'] !== true) created.forEach(remove);
+    const mismatch = error instanceof ImageError && error.context.check === 'sha256';
+    if (staged !== undefined) {
+      // A temporary file that another job writes is not this one's to remove.
+      if (created.length > 0 || mismatch) await staged.discard();
+      else await staged.release();
+      throw staged.renamed(error);
+    }
+    if (params['keep-failed'] !== true || mismatch) created.forEach(remove);
+    if (mismatch && created.length === 0 && params.create !== false) remove(error.context.path!);
     throw error;
   }
 }
 
-/**
- * The target must not be made out of a source, or of its own backing file: creating it empties it. Locks see to the former,
- * but not where the source is opened without (`-U`, `locking=off`): then it is refused in the same words. To the latter they
- * would come too late.
- */
-function checkApart(
-  sources: readonly ImageNode[],
-  params: ImageConvertParams,
-  { cwd }: OperationContext,
-): void {
-  const filename = params.target.filename!;
-  const path = absolutePath(creatablePath(filename), cwd);
-  const shared = params.sources.some((ref, index) => {
-    const locked = ref['force-share'] !== true && ref.filename?.startsWith('json:') === false;
-    return !locked && consistsOf(sources[index]!, path);
+function startOver(reason: string, context: OperationContext): void {
+  context.checkpoint?.keep(undefined);
+  context.output({
+    stream: 'stderr',
+    text: `imgd: cannot go on where it was cut off: ${reason}; starting over\n`,
   });
-  if (shared) {
-    const hint = `Is another process using the image [${filename}]?`;
-    throw new ImageError('locked', 'Failed to get "write" lock', { path: filename, operation: 'lock', hint });
-  }
-  const backing = params.backing ?? params.options?.backing_file;
-  if (typeof backing !== 'string' || backing === '') return;
-  const below = identity(absolutePath(backingPath(filename, backing), cwd));
-  if (below !== undefined && below === identity(path)) {
-    throw new ImageError('invalid', `'${filename}' cannot be its own backing file`, { path: filename });
-  }
 }
 
-function totalSize(images: readonly ImageNode[]): number {
+function checkCancelled({ signal }: OperationContext): void {
+  if (signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
+}
+
+function checkHash(sha256: string, params: ImageConvertParams, target: ImageNode): void {
+  const expected = params['expect-sha256']?.toLowerCase();
+  if (expected === undefined || expected === sha256) return;
+  throw new ImageError('corrupt', `The content is not what was expected: its SHA-256 is ${sha256}`, {
+    ...(target.path === undefined ? {} : { path: target.path }),
+    check: 'sha256',
+  });
+}
+
+/** How often a conversion that may be gone on with says how far it is; undefined where it could not be gone on with. */
+async function checkpoints(
+  sources: readonly ImageNode[],
+  target: ImageNode,
+  size: number,
+  params: ImageConvertParams,
+  context: OperationContext,
+): Promise<Checkpoint | undefined> {
+  const { path } = target;
+  const { checkpoint } = context;
+  // What is written as one stream cannot be opened half way; bitmaps are copied at the end, into an image without any.
+  const whole = target.format.pack?.always === true || params.bitmaps === true;
+  if (checkpoint === undefined || path === undefined || whole || params.target.cache === 'unsafe')
+    return undefined;
+  const fingerprints = await sourceFingerprints(sources, context);
+  if (fingerprints === undefined) return undefined;
+  const mark = { size, target: await fileIdentity(path), path, sources: fingerprints };
+  return {
+    every: params.resume === true ? CHECKPOINT_MS : SELDOM_MS,
+    reached: (offset) => checkpoint.keep({ ...mark, offset } satisfies ConvertMark),
+  };
+}
+
+export function totalSize(images: readonly ImageNode[]): number {
   return images.reduce((sum, image) => sum + image.size, 0);
 }
 
@@ -146,63 +193,11 @@ function remove(path: string): void {
   }
 }
 
-/** Creates the target; gives the files that were not there before. */
-async function createTarget(
-  sources: readonly ImageNode[],
-  params: ImageConvertParams,
-  size: number,
-  context: OperationContext,
-): Promise<readonly string[]> {
-  const { backing, options = {}, 'backing-format': backingFormat } = params;
-  const format = params.target.format ?? 'raw';
-  const spec = {
-    filename: params.target.filename!,
-    format,
-    size,
-    options,
-    ...(backing === undefined ? {} : { backing }),
-    ...(backingFormat === undefined ? {} : { 'backing-format': backingFormat }),
-  };
-  const backed = backing !== undefined || options.backing_file !== undefined;
-  if (backed && params.sources.length > 1) {
-    throw new ImageError(
-      'invalid',
-      'Having a backing file for the target makes no sense when concatenating multiple input images',
-    );
-  }
-  if (params.compress === true) await checkCompressed(format, options);
-  await checkCreateSpec(spec);
-  if (backed && (backingFormat ?? options.backing_fmt) === undefined) {
-    throw new ImageError('invalid', 'Use of backing file requires explicit backing format');
-  }
-  try {
-    checkApart(sources, params, context);
-    return (await createImage(spec, context)).created;
-  } catch (error) {
-    throw hostError(`${spec.filename}: error while converting ${format}`, error);
-  }
-}
-
-/** What a new image cannot be together with compressed, in the reference's words; options are not checked otherwise. */
-async function checkCompressed(format: string, options: FormatOptions): Promise<void> {
-  const driver = await loadDriver(format);
-  if (driver !== undefined && driver.compresses !== true) throw notCompressed();
-  const { encryption, preallocation } = options;
-  const encrypted = options['encrypt.format'] !== undefined || encryption === 'on' || encryption === true;
-  if (encrypted) throw new ImageError('invalid', 'Compression and encryption not supported at the same time');
-  if (preallocation !== undefined && preallocation !== 'off') {
-    throw new ImageError('invalid', 'Compression and preallocation not supported at the same time');
-  }
-}
-
-function notCompressed(): ImageError {
-  return new ImageError('unsupported', 'Compression not supported for this file format');
-}
-
 async function copyInto(
   sources: readonly ImageNode[],
   target: ImageNode,
   params: ImageConvertParams,
+  more: Pick<CopyOptions, 'start' | 'hash' | 'checkpoint'>,
   context: OperationContext,
 ): Promise<{ written: number; zeros: number }> {
   const create = params.create ?? true;
@@ -232,6 +227,7 @@ async function copyInto(
       targetIsZero,
       compress,
       salvage: params.salvage === true ? salvageWarnings(context) : undefined,
+      ...more,
     },
     context,
   );

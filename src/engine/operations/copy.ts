@@ -10,6 +10,7 @@ import type { ChainExtent, ImageNode } from '../node/image.js';
 import { all } from '../node/image.js';
 import type { MaybePromise, Range } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
+import type { GuestHash } from './guest-hash.js';
 import { isZero, knownRuns, zeroRuns } from './zeros.js';
 
 const SECTOR = 512;
@@ -65,6 +66,19 @@ export interface CopyOptions {
   readonly keepData?: boolean;
   /** Absent: errors of the source end the copy. */
   readonly salvage?: Salvage | undefined;
+  /** Guest offset to begin at: what is before it is in the target. A multiple of the window, as `checkpoint` tells them. */
+  readonly start?: number | undefined;
+  /** Told of all guest bytes of the source, copied or not. */
+  readonly hash?: GuestHash | undefined;
+  readonly checkpoint?: Checkpoint | undefined;
+}
+
+/** Every so often all that has been copied is flushed, and how far that was is told. */
+export interface Checkpoint {
+  /** Milliseconds. */
+  readonly every: number;
+  /** Called when the target has all guest bytes before `offset`, flushed, and no write is under way. */
+  reached(offset: number): void;
 }
 
 export interface CopyTotals {
@@ -221,6 +235,10 @@ class Copy {
   readonly #waiting = new Map<number, () => void>();
   #failure: unknown;
   #failed = false;
+  /** Windows that are planned and not yet written. */
+  #open = 0;
+  #allWritten: (() => void) | undefined;
+  #lastCheckpoint = Date.now();
 
   constructor(source: CopySource, target: ImageNode, options: CopyOptions, context: OperationContext) {
     this.#source = options.salvage === undefined ? source : salvaged(source, options.salvage);
@@ -231,6 +249,10 @@ class Copy {
     const unit = compress ? target.format.pack!.unit : target.format.unit;
     this.#window = Math.max(unit, compress ? PACKED_WINDOW : salvage === undefined ? WINDOW : SALVAGE_WINDOW);
     this.#block = Math.max(512, unit, 2 ** Math.floor(Math.log2(Math.max(1, options.sparse))));
+    this.#position = options.start ?? 0;
+    this.#done = this.#position;
+    // A hash is of all: what was copied before is read again for it.
+    if (this.#position > 0) options.hash?.skipped(0, this.#position, source.read!);
   }
 
   async run(): Promise<CopyTotals> {
@@ -259,6 +281,8 @@ class Copy {
     if (!this.#failed) {
       this.#failed = true;
       this.#failure = error;
+      this.#options.hash?.abandon(error);
+      this.#allWritten?.();
     }
     for (const wake of this.#waiting.values()) wake();
     this.#waiting.clear();
@@ -275,6 +299,8 @@ class Copy {
         const pause = this.#context.pace(window.length);
         if (pause !== undefined) await pause;
         await this.#read(window, buffer);
+        // Before it is written, which may change the buffer (encryption).
+        await this.#options.hash?.data(window.at, buffer.subarray(0, window.length));
         const units = this.#options.compress ? await this.#compress(window, buffer) : undefined;
         if (!this.#options.outOfOrder) await this.#myTurn(sequence);
         if (this.#failed) return;
@@ -289,6 +315,7 @@ class Copy {
           await writing;
         }
         this.#finished(window.length);
+        if (--this.#open === 0) this.#allWritten?.();
       }
     } catch (error) {
       this.#fail(error);
@@ -305,6 +332,7 @@ class Copy {
   async #plan(): Promise<[Window | undefined, number]> {
     const { size } = this.#source;
     while (this.#position < size && !this.#failed) {
+      if (this.#options.checkpoint !== undefined) await this.#checkpoint(this.#options.checkpoint);
       const at = this.#position;
       const asked = this.#run({ at, length: size - at });
       const run = asked instanceof Promise ? await asked : asked;
@@ -315,18 +343,36 @@ class Copy {
         const whole = this.#wholeBlocks(at, run.length);
         if (whole < run.length && whole === 0) return this.#planWindow(at, run);
         await this.#zeros(at, whole);
+        this.#options.hash?.zeros(at, whole);
         this.#position = at + whole;
         this.totals.zeros += whole;
         this.#finished(whole);
       } else {
         const whole = this.#wholeSkipped(at, run.length);
         if (whole === 0) return this.#planWindow(at, run);
+        this.#options.hash?.skipped(at, whole, this.#source.read!);
         this.#position = at + whole;
         this.#finished(whole);
       }
       if (this.#context.signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
     }
     return [undefined, 0];
+  }
+
+  /** Between two windows, at a boundary that a resumed copy can begin at; waits until nothing is being written. */
+  async #checkpoint({ every, reached }: Checkpoint): Promise<void> {
+    const offset = this.#position;
+    if (Date.now() - this.#lastCheckpoint < every || offset === 0 || offset % this.#window !== 0) return;
+    if (this.#open > 0 && !this.#failed) {
+      await new Promise<void>((written) => {
+        this.#allWritten = written;
+      });
+      this.#allWritten = undefined;
+    }
+    if (this.#failed) return;
+    await this.#target.flush();
+    reached(offset);
+    this.#lastCheckpoint = Date.now();
   }
 
   #run(range: Range): MaybePromise<SourceRun> {
@@ -380,6 +426,7 @@ class Copy {
       if (run.kind === 'skip' && this.#wholeSkipped(position, run.length) > 0) break;
     }
     this.#position = position;
+    this.#open++;
     return [{ at, length: position - at, pieces }, this.#sequence++];
   }
 

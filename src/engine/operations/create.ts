@@ -4,7 +4,7 @@ import type { FormatOptions } from '../../protocol/commands/common.js';
 import type { ImageCreateParams, ImageCreateResult } from '../../protocol/commands/image-create.js';
 import { ImageError } from '../error.js';
 import type { FormatDriver } from '../node/driver.js';
-import { absolutePath, checkAllowed, relativeTo } from '../node/gate.js';
+import { absolutePath, checkAllowed, confine, relativeTo } from '../node/gate.js';
 import type { ImageNode } from '../node/image.js';
 import { backingPath, openImage } from '../node/open.js';
 import { identity } from '../node/open-storage.js';
@@ -23,6 +23,7 @@ import {
   isFileOption,
   parseCreateOptions,
 } from './create-options.js';
+import { stage } from './staged.js';
 
 /** QEMU's formats and protocols: what a backing file that is not looked at may be said to be. */
 export const QEMU_FORMATS: ReadonlySet<string> = new Set([
@@ -50,6 +51,8 @@ export interface CreateSpec {
   readonly options?: FormatOptions;
   readonly backing?: string;
   readonly 'backing-format'?: string;
+  /** Where the file is made, for now; an image of several files is refused then. */
+  readonly at?: string | undefined;
 }
 
 export interface CreatedImage {
@@ -68,12 +71,18 @@ export interface CreatedImage {
  */
 export async function createImage(spec: CreateSpec, context: OperationContext): Promise<CreatedImage> {
   const { path, options } = await parseSpec(spec);
-  return makeImage(spec.filename, path, options, false, context);
+  return makeImage({ filename: spec.filename, name: path, at: spec.at }, options, false, context);
 }
 
 /** Refuses, before anything is touched, what `createImage` would not understand. */
 export async function checkCreateSpec(spec: CreateSpec): Promise<void> {
   await parseSpec(spec);
+}
+
+/** What the format and the host refuse, without a file being touched. */
+export async function checkCreate(spec: CreateSpec): Promise<void> {
+  const { options } = await parseSpec(spec);
+  checkValues(options);
 }
 
 async function parseSpec(spec: CreateSpec): Promise<{ path: string; options: CreateOptions }> {
@@ -84,24 +93,23 @@ async function parseSpec(spec: CreateSpec): Promise<{ path: string; options: Cre
   return { path, options };
 }
 
+/** Names of a new image: as the user wrote it, its path in that, and where the file is made if not there; or a held node. */
+interface Place {
+  readonly filename: string;
+  readonly name: string;
+  readonly at?: string | undefined;
+  readonly node?: string | undefined;
+}
+
 async function makeImage(
-  filename: string,
-  name: string,
+  { filename, name, at: stagedAt, node }: Place,
   options: CreateOptions,
   durable: boolean,
   context: OperationContext,
 ): Promise<CreatedImage> {
   const { driver } = options;
-  const values = effectiveOptions(options);
-  const size = values.size as number | undefined;
-  if (size === undefined) throw new ImageError('invalid', 'Image creation needs a size parameter');
-  if (size > Number.MAX_SAFE_INTEGER && driver.createsHuge !== true) {
-    throw new ImageError('limit', 'File too large', { errno: 'EFBIG' });
-  }
-  checkFilePreallocation(driver, values.preallocation);
-  checkBackingFormat(driver, values.backing_fmt);
-  checkOptions(driver, values, size);
-  const path = absolutePath(name, context.cwd);
+  const { values, size } = checkValues(options);
+  const path = stagedAt ?? absolutePath(name, context.cwd);
   const noCopyOnWrite = values.nocow === true;
   /** Files that were not there before, or that this call has emptied. */
   const made: string[] = [];
@@ -119,14 +127,20 @@ async function makeImage(
       cache: durable ? 'writeback' : 'unsafe',
       locks: permissionsFor({ role: 'create', writable: true }),
       owner: context.owner,
+      confined: confine(shown, 'caller', context.policy),
     });
     made.push(at);
     if (!existed) created.push(at);
     return storage;
   };
-  const extra = (shown: string): Promise<Storage> => create(shown, absolutePath(shown, context.cwd));
+  const extra = (shown: string): Promise<Storage> => {
+    if (stagedAt === undefined) return create(shown, absolutePath(shown, context.cwd));
+    throw new ImageError('unsupported', 'An image of several files cannot be made under a temporary name', {
+      path: filename,
+    });
+  };
   try {
-    file = await create(name, path);
+    file = node === undefined ? await create(name, path) : await heldFile(node, context);
     const backing = values.backing_file as string | undefined;
     const backingFormat = values.backing_fmt as string | undefined;
     await driver.create!({
@@ -172,6 +186,38 @@ async function makeImage(
     for (const at of made) removeFile(at);
     throw error;
   }
+}
+
+/** The file of a held node, emptied, once nobody else uses it otherwise. */
+async function heldFile(node: string, { nodes }: OperationContext): Promise<Storage> {
+  if (nodes === undefined) {
+    throw new ImageError('not-found', `Cannot find device='${node}' nor node-name='${node}'`);
+  }
+  const use = { child: 'file', writable: true, parent: undefined };
+  const { storage, lockables } = await nodes.storage(node, use);
+  try {
+    for (const { locks } of lockables)
+      locks?.setPermissions(permissionsFor({ role: 'create', writable: true }));
+    await storage.truncate(0);
+    return storage;
+  } catch (error) {
+    await storage.close().catch(() => {});
+    throw error;
+  }
+}
+
+function checkValues(options: CreateOptions): { values: OptionValues; size: number } {
+  const { driver } = options;
+  const values = effectiveOptions(options);
+  const size = values.size as number | undefined;
+  if (size === undefined) throw new ImageError('invalid', 'Image creation needs a size parameter');
+  if (size > Number.MAX_SAFE_INTEGER && driver.createsHuge !== true) {
+    throw new ImageError('limit', 'File too large', { errno: 'EFBIG' });
+  }
+  checkFilePreallocation(driver, values.preallocation);
+  checkBackingFormat(driver, values.backing_fmt);
+  checkOptions(driver, values, size);
+  return { values, size };
 }
 
 /** What the format refuses is refused before the file that has the name now is emptied. */
@@ -325,10 +371,33 @@ async function createNamed(params: ImageCreateParams, context: OperationContext)
   });
   const waits = context.pace(0);
   if (waits !== undefined) await waits;
-  const { size } = await makeImage(filename, name, options, true, context).catch((error: unknown) => {
+  const { size } = await makeStaged(params, name, options, context).catch((error: unknown) => {
     throw error instanceof ImageError ? sizeError(error, options) : error;
   });
   return { filename, format, size, options: effectiveOptions(options) };
+}
+
+async function makeStaged(
+  { filename, node, atomic }: ImageCreateParams,
+  name: string,
+  options: CreateOptions,
+  context: OperationContext,
+): Promise<CreatedImage> {
+  if (atomic !== true) return makeImage({ filename, name, node }, options, true, context);
+  if (node !== undefined) throw new ImageError('invalid', "'atomic' is for new files, not for a held node");
+  const staged = await stage(filename, context);
+  let made = false;
+  try {
+    const image = await makeImage({ filename, name, at: staged.path }, options, true, context);
+    made = true;
+    await context.finalize?.();
+    await staged.commit();
+    return image;
+  } catch (error) {
+    if (made) await staged.discard();
+    else await staged.release();
+    throw staged.renamed(error);
+  }
 }
 
 /** The reference's words where a format or the host cannot have a file of that size. */

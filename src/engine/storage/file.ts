@@ -38,6 +38,8 @@ export interface FileOptions {
   readonly locks?: Permissions | undefined;
   /** Whose the locks are, within this process (owners.ts). */
   readonly owner?: number | undefined;
+  /** Throws where the opened file must not be used; asked before it is locked or emptied. */
+  readonly confined?: ((fd: number) => void) | undefined;
   /** Insists on a kind of file, as a `driver=` option does; without it the file decides. */
   readonly driver?: FileDriver;
 }
@@ -112,6 +114,7 @@ async function openWith(
     let stats = await statDescriptor(fd).catch((error: unknown) => {
       throw hostError('Could not stat file', { code: codeOf(error) }, context);
     });
+    options.confined?.(fd);
     checkKind(stats, filename, options.driver);
     const locks = lock(fd);
     if (options.owner !== undefined) locks?.ownedBy(options.owner);

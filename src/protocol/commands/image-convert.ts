@@ -2,6 +2,30 @@ import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
 import { Bytes, CacheMode, common, FormatOptions, ImageRef } from './common.js';
 
+/** What a dry run found. */
+export const ConvertPlan = v.strictObject({
+  /** No check has failed: as far as can be known the conversion would begin, and have the space that it needs. */
+  ok: v.boolean(),
+  /** In the order in which the conversion itself would come to them. */
+  checks: v.array(
+    v.strictObject({
+      /** sources (opened, locked, allowed), format, options, backing, target (name, kind, lock), apart, space. */
+      name: v.string(),
+      /** `skipped`: cannot be told, or not before another check is well. */
+      status: v.picklist(['ok', 'failed', 'skipped']),
+      /** The error's kind, where failed. */
+      kind: v.optional(v.string()),
+      /** Why it failed or was skipped. */
+      text: v.optional(v.string()),
+    }),
+  ),
+  /** Bytes that the target's file will have at most without compression, where its format can tell; and when all is allocated. */
+  required: v.optional(Bytes),
+  'fully-allocated': v.optional(Bytes),
+  /** Bytes that the daemon's user may still write in the target's file system. */
+  free: v.optional(Bytes),
+});
+
 export const imageConvert = command({
   name: 'image-convert',
   doc: 'Copies the guest content of one image, or of several one after another, into a new or existing image of any writable format.',
@@ -46,6 +70,25 @@ export const imageConvert = command({
     'copy-offloading': v.optional(v.boolean()),
     /** Leave a target that this call created where it is when the conversion fails. */
     'keep-failed': v.optional(v.boolean()),
+    /**
+     * Write under a temporary name in the target's folder and put that in its place when it is whole and on the disk: a file
+     * that has the name already stays, locked, until then. For images of one file.
+     */
+    atomic: v.optional(v.boolean()),
+    /** Tell the SHA-256 of the sources' guest bytes, computed as they are copied. */
+    sha256: v.optional(v.boolean()),
+    /** What it must be: where it is not, the call fails, and a target that it created is removed. */
+    'expect-sha256': v.optional(
+      v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/i, '64 hexadecimal digits expected')),
+    ),
+    /**
+     * Keep a checkpoint every second (without it every ten seconds), and go on from the last one where the same conversion,
+     * with the same parameters, was cut off by the end of the daemon. Sources and target are verified first; where something
+     * has changed it starts over and says why. Not with `cache` unsafe: data that a checkpoint tells of is on the disk.
+     */
+    resume: v.optional(v.boolean()),
+    /** Look at everything that can be known before a byte moves, and tell it in `plan`: nothing is made or changed. */
+    'dry-run': v.optional(v.boolean()),
   }),
   result: v.strictObject({
     /** Guest bytes of the target. */
@@ -53,6 +96,14 @@ export const imageConvert = command({
     /** Bytes read and written as data; the rest was zeros or stayed in the backing file. */
     written: Bytes,
     zeros: Bytes,
+    /** Of the guest bytes of all sources, in hex; where it was asked for. */
+    sha256: v.optional(v.string()),
+    /** Guest bytes that an earlier run had copied: they are not in `written` and `zeros`. */
+    'resumed-from': v.optional(Bytes),
+    /** Why it could not be gone on with, and was started over. */
+    'started-over': v.optional(v.string()),
+    /** Of a dry run. */
+    plan: v.optional(ConvertPlan),
   }),
   errors: [
     'not-found',

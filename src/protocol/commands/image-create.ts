@@ -8,6 +8,8 @@ export const imageCreate = command({
   params: v.strictObject({
     ...common,
     filename: v.string(),
+    /** A node of a file that the daemon holds, which takes the image in place of a new file; `filename` is then its name. */
+    node: v.optional(v.string()),
     format: v.optional(v.string(), 'raw'),
     /** Guest size in bytes; with a backing file the default is that file's. */
     size: v.optional(LargeBytes),
@@ -16,6 +18,8 @@ export const imageCreate = command({
     'backing-format': v.optional(v.string()),
     /** Do not open the backing file: it need not exist, and `size` must be given. */
     'no-backing-check': v.optional(v.boolean()),
+    /** Make it under a temporary name in its folder and put it in its place when it is whole. */
+    atomic: v.optional(v.boolean()),
   }),
   result: v.strictObject({
     filename: v.string(),

@@ -13,17 +13,28 @@ import { imageConvert } from './image-convert.js';
 import { imageCreate } from './image-create.js';
 import { imageDd } from './image-dd.js';
 import { imageInfo } from './image-info.js';
+import { imageInspect } from './image-inspect.js';
 import { imageMap } from './image-map.js';
 import { imageMeasure } from './image-measure.js';
 import { imageRebase } from './image-rebase.js';
 import { imageResize } from './image-resize.js';
 import { imageSnapshot } from './image-snapshot.js';
 import { queryImageUsers } from './image-users.js';
-import { jobCancel, jobDismiss, jobPause, jobResume, jobSetSpeed, jobWait, queryJobs } from './jobs.js';
+import {
+  jobCancel,
+  jobDismiss,
+  jobFinalize,
+  jobPause,
+  jobResume,
+  jobSetSpeed,
+  jobWait,
+  queryJobs,
+} from './jobs.js';
 
 export const operations = {
   'image-create': imageCreate,
   'image-info': imageInfo,
+  'image-inspect': imageInspect,
   'image-convert': imageConvert,
   'image-check': imageCheck,
   'image-map': imageMap,
@@ -56,6 +67,7 @@ export const commands = {
   'job-resume': jobResume,
   'job-cancel': jobCancel,
   'job-set-speed': jobSetSpeed,
+  'job-finalize': jobFinalize,
   'job-dismiss': jobDismiss,
   'job-wait': jobWait,
   'events-subscribe': eventsSubscribe,

@@ -6,7 +6,8 @@ import { Bytes } from './common.js';
 
 /**
  * QEMU's states. A job is `created` while it queues, `running` in a worker, `paused` on request, `aborting` once cancelled,
- * `concluded` when its outcome is known, and `null` when it is forgotten. The others are QEMU's for mirroring and transactions.
+ * `pending` while it waits for `job-finalize`, `concluded` when its outcome is known, and `null` when it is forgotten. The
+ * others are QEMU's for mirroring and transactions.
  */
 export const jobStates = [
   'undefined',
@@ -43,12 +44,21 @@ export const JobOptions = v.strictObject({
    * asks about goes after some minutes. False: it stays until `job-dismiss`.
    */
   'auto-dismiss': v.optional(v.boolean(), true),
+  /**
+   * False: done with its work the job is `pending`, with its worker and its locks, until `job-finalize`; one that writes
+   * with `atomic` puts its target in its place only then, and one that is cancelled instead leaves what was there before.
+   */
+  'auto-finalize': v.optional(v.boolean(), true),
   /** Cancel the job when the connection that started it goes away, or sends its last (they look the same). */
   'cancel-on-disconnect': v.optional(v.boolean(), false),
   /** Bytes a second, 0: no limit. Wins over an operation's own `rate-limit`. */
   'rate-limit': v.optional(Bytes),
   /** Do not start before `job-resume`. */
   paused: v.optional(v.boolean(), false),
+  /** Among queued jobs the one with the highest starts first. Nothing that runs is interrupted. */
+  priority: v.optional(v.pipe(v.number(), v.integer(), v.minValue(-100), v.maxValue(100)), 0),
+  /** Do not start before these have concluded, all of them well; where one fails this job does, with the kind `dependency`. */
+  after: v.optional(v.pipe(v.array(JobId), v.maxLength(64))),
 });
 export type JobOptions = v.InferOutput<typeof JobOptions>;
 
@@ -87,6 +97,14 @@ export const JobInfo = v.strictObject({
   speed: v.optional(Bytes),
   /** 1: next to start. */
   'queue-position': v.optional(v.number()),
+  /** What keeps a queued job: a free worker, jobs that it comes after, its storage device, or job-resume. */
+  'waits-for': v.optional(v.picklist(['worker', 'jobs', 'device', 'resume'])),
+  /** Where it is not 0. */
+  priority: v.optional(v.number()),
+  /** Jobs that it comes after and that have not concluded. */
+  after: v.optional(v.array(v.string())),
+  /** When it last got on, where that is longer ago than the daemon's stall-timeout: milliseconds since 1970. */
+  'stalled-since': v.optional(v.number()),
   /** Milliseconds since 1970. */
   created: v.number(),
   started: v.optional(v.number()),
@@ -137,6 +155,15 @@ export const jobSetSpeed = command({
   name: 'job-set-speed',
   doc: 'Limits a job to so many bytes a second from now on; 0 takes the limit away.',
   params: v.strictObject({ id: v.string(), speed: Bytes }),
+  result: Nothing,
+  errors: ['job-not-found', 'job-state'],
+  job: false,
+});
+
+export const jobFinalize = command({
+  name: 'job-finalize',
+  doc: 'Lets a pending job conclude. Only jobs that were started with auto-finalize false come to be pending.',
+  params: ById,
   result: Nothing,
   errors: ['job-not-found', 'job-state'],
   job: false,

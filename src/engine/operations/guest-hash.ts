@@ -1,0 +1,106 @@
+/** SHA-256 over guest bytes in guest order, from pieces that come as they come. */
+import { createHash } from 'node:crypto';
+
+/** Zeros are hashed, and skipped bytes read, so many at once. */
+const CHUNK = 1024 * 1024;
+const ZEROS = Buffer.alloc(CHUNK);
+
+interface Piece {
+  readonly length: number;
+  /** Bytes of a window; absent: to be had from `read`, or zeros. */
+  readonly bytes?: Buffer;
+  readonly read?: ((at: number, into: Buffer) => Promise<void>) | undefined;
+  taken?(): void;
+}
+
+export class GuestHash {
+  readonly #hash = createHash('sha256');
+  readonly #pieces = new Map<number, Piece>();
+  /** Throws where the job is cancelled. */
+  readonly #check: () => void;
+  #position = 0;
+  #pumping = false;
+  #failure: { readonly error: unknown } | undefined;
+  #settled: (() => void) | undefined;
+
+  constructor(check: () => void) {
+    this.#check = check;
+  }
+
+  /** Resolves when the bytes have been taken, which is when all before them have been. */
+  data(at: number, bytes: Buffer): Promise<void> {
+    if (this.#failure !== undefined) return Promise.resolve();
+    return new Promise((taken) => this.#add(at, { length: bytes.byteLength, bytes, taken }));
+  }
+
+  zeros(at: number, length: number): void {
+    this.#add(at, { length });
+  }
+
+  /** Bytes that are not copied, and are read for the hash alone. */
+  skipped(at: number, length: number, read: (at: number, into: Buffer) => Promise<void>): void {
+    this.#add(at, { length, read });
+  }
+
+  /** The copy has failed: nobody waits for pieces that will not come. */
+  abandon(error: unknown): void {
+    this.#failure ??= { error };
+    for (const piece of this.#pieces.values()) piece.taken?.();
+    this.#pieces.clear();
+    this.#settled?.();
+  }
+
+  /** Once all pieces have been told: the hash in hex. */
+  async digest(): Promise<string> {
+    if (this.#pumping) {
+      await new Promise<void>((settled) => {
+        this.#settled = settled;
+      });
+    }
+    if (this.#failure !== undefined) throw this.#failure.error;
+    return this.#hash.digest('hex');
+  }
+
+  #add(at: number, piece: Piece): void {
+    if (piece.length === 0 || this.#failure !== undefined) {
+      piece.taken?.();
+      return;
+    }
+    this.#pieces.set(at, piece);
+    if (!this.#pumping && at === this.#position) void this.#pump();
+  }
+
+  async #pump(): Promise<void> {
+    this.#pumping = true;
+    try {
+      for (;;) {
+        const piece = this.#pieces.get(this.#position);
+        if (piece === undefined) break;
+        if (piece.bytes !== undefined) this.#hash.update(piece.bytes);
+        else await this.#long(piece);
+        if (this.#failure !== undefined) break;
+        this.#pieces.delete(this.#position);
+        this.#position += piece.length;
+        piece.taken?.();
+      }
+    } catch (error) {
+      this.abandon(error);
+    }
+    this.#pumping = false;
+    this.#settled?.();
+  }
+
+  async #long({ length, read }: Piece): Promise<void> {
+    const buffer = read === undefined ? ZEROS : Buffer.allocUnsafe(Math.min(CHUNK, length));
+    for (let done = 0; done < length; done += CHUNK) {
+      this.#check();
+      const part = buffer.subarray(0, Math.min(CHUNK, length - done));
+      if (read === undefined) {
+        // Other work of this thread, a cancel among it, is not kept waiting.
+        if (done % (16 * CHUNK) === 0) await new Promise((resolve) => setImmediate(resolve));
+      } else await read(this.#position + done, part);
+      if (this.#failure !== undefined) return;
+      this.#hash.update(part);
+    }
+  }
+}

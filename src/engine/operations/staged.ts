@@ -1,0 +1,114 @@
+/** A new image under a temporary name in its folder, which takes the place of its final name once it is whole. */
+import { chmodSync, chownSync, lstatSync, type Stats, unlinkSync } from 'node:fs';
+import { open, rename } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { hostError, ImageError } from '../error.js';
+import { absolutePath, checkAllowed, confine } from '../node/gate.js';
+import { openFile } from '../storage/file.js';
+import { permissionsFor } from '../storage/permissions.js';
+import type { Storage } from '../storage/storage.js';
+import type { OperationContext } from './context.js';
+import { creatablePath } from './create-options.js';
+
+export interface Staged {
+  /** Absolute path of the temporary file: always the same for a target, so that a crash leaves one at most. */
+  readonly path: string;
+  /** Everything is written and closed: on the disk with it, then into its place, and that on the disk too. */
+  commit(): Promise<void>;
+  /** The temporary file goes; what has the final name stays as it is. */
+  discard(): Promise<void>;
+  /** Lets go of the file that has the final name, and leaves the temporary one. */
+  release(): Promise<void>;
+  /** The same error, where it names the temporary file, with the final name. */
+  renamed(error: unknown): unknown;
+}
+
+/**
+ * @throws ImageError where something has the name that cannot be replaced (a device, a symbolic link), or that is in use: it
+ *   stays locked until the end, as if it were written.
+ */
+export async function stage(filename: string, context: OperationContext): Promise<Staged> {
+  const final = absolutePath(creatablePath(filename), context.cwd);
+  checkAllowed(final, filename, 'caller', context.policy);
+  const path = join(dirname(final), `.${basename(final)}.imgd-part`);
+  const before = lookAt(final, filename);
+  let held: Storage | undefined;
+  if (before !== undefined) {
+    if (!before.isFile()) {
+      throw new ImageError(
+        'unsupported',
+        `'${filename}' is no regular file: a new one cannot take its place`,
+        {
+          path: filename,
+        },
+      );
+    }
+    held = await openFile({
+      ...{ path: final, filename, writable: true, create: 'no' },
+      locks: permissionsFor({ role: 'create', writable: true }),
+      owner: context.owner,
+      confined: confine(filename, 'caller', context.policy),
+    });
+  }
+  const release = async (): Promise<void> => {
+    const file = held;
+    held = undefined;
+    await file?.close();
+  };
+  return {
+    path,
+    release,
+    async commit() {
+      try {
+        if (before !== undefined) keepAccess(path, before);
+        await synced(path);
+        await rename(path, final);
+        await synced(dirname(final));
+      } catch (error) {
+        throw hostError(`Could not put '${filename}' in its place`, error, { path: filename });
+      } finally {
+        await release();
+      }
+    },
+    async discard() {
+      try {
+        unlinkSync(path);
+      } catch {
+        // it was never made
+      }
+      await release();
+    },
+    renamed(error) {
+      if (!(error instanceof ImageError) || !error.message.includes(path)) return error;
+      const message = error.message.replaceAll(path, filename);
+      return new ImageError(error.kind, message, { ...error.context, path: filename }, error);
+    },
+  };
+}
+
+function lookAt(path: string, filename: string): Stats | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw hostError(`Could not create '${filename}'`, error, { path: filename });
+  }
+}
+
+/** Who may use the old file may use the new one. */
+function keepAccess(path: string, before: Stats): void {
+  try {
+    chownSync(path, before.uid, before.gid);
+  } catch {
+    // Not the owner's to give away: then it is the daemon's.
+  }
+  chmodSync(path, before.mode & 0o7777);
+}
+
+async function synced(path: string): Promise<void> {
+  const file = await open(path, 'r');
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,206 @@
+import { createHash } from 'node:crypto';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { runOperation } from '../../src/engine/index.js';
+import type { OperationContext } from '../../src/engine/operations/context.js';
+import { tempDir } from '../support/reference.js';
+
+const MiB = 1024 * 1024;
+const folder = tempDir();
+const at = (...names: string[]) => join(folder, ...names);
+const source = at('source.raw');
+const content = Buffer.alloc(21 * MiB + 512);
+const digest = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
+
+function pattern(bytes: Buffer, seed: number): void {
+  for (let n = 0; n < bytes.length; n += 4) bytes.writeUInt32LE((n * 2_654_435_761 + seed) >>> 0, n);
+}
+
+beforeAll(() => {
+  pattern(content, 1);
+  content.fill(0, 5 * MiB, 13 * MiB + 4096);
+  content.fill(0, 20 * MiB);
+  writeFileSync(source, content);
+});
+
+async function run(
+  name: Parameters<typeof runOperation>[0],
+  params: Record<string, unknown>,
+  more: Partial<OperationContext> = {},
+) {
+  const text: string[] = [];
+  const result = await runOperation(name, params as never, {
+    ...{ cwd: folder, policy: {}, signal: new AbortController().signal },
+    ...{ progress() {}, pace: () => undefined, setRate() {} },
+    output: (said) => text.push('text' in said ? said.text : ''),
+    ...more,
+  });
+  return result.isOk()
+    ? { result: result.value as Record<string, unknown>, text: text.join('') }
+    : { error: result.error, text: text.join('') };
+}
+const convert = (target: string, more: object = {}, context: Partial<OperationContext> = {}) =>
+  run(
+    'image-convert',
+    {
+      sources: [{ filename: source, format: 'raw' }],
+      target: { filename: target, format: target.split('.').at(-1) },
+      ...more,
+    },
+    context,
+  );
+const parts = (of: string) => readdirSync(of).filter((name) => name.includes('imgd-part'));
+
+describe('the content hash of a conversion', () => {
+  it.each([
+    ['into raw', 'a.raw', {}],
+    ['out of order, many at once', 'b.raw', { 'out-of-order': true, parallel: 8 }],
+    ['compressed', 'c.qcow2', { compress: true }],
+    ['zeros written', 'd.raw', { 'sparse-size': 0 }],
+  ])('is of the guest bytes in order: %s', async (_, name, more) => {
+    const { result } = await convert(at(name), { sha256: true, ...more });
+    expect(result!.sha256).toBe(digest(content));
+  });
+
+  it('is over all sources, and over what stays in a backing file', async () => {
+    const two = [
+      { filename: source, format: 'raw' },
+      { filename: source, format: 'raw' },
+    ];
+    const both = await convert(at('e.raw'), { sources: two, sha256: true });
+    expect(both.result!.sha256).toBe(digest(Buffer.concat([content, content])));
+    const overlay = at('overlay.qcow2');
+    await run('image-create', {
+      filename: overlay,
+      format: 'qcow2',
+      backing: source,
+      'backing-format': 'raw',
+    });
+    const backed = await convert(at('f.qcow2'), {
+      sources: [{ filename: overlay }],
+      ...{ backing: source, 'backing-format': 'raw', sha256: true },
+    });
+    expect(backed.result).toMatchObject({ sha256: digest(content), written: 0 });
+  });
+
+  it('is verified: a target of other content is not left', async () => {
+    const expected = digest(content);
+    const good = await convert(at('g.qcow2'), { 'expect-sha256': expected.toUpperCase() });
+    expect(good.result!.sha256).toBe(expected);
+    for (const more of [{}, { 'keep-failed': true }, { atomic: true }]) {
+      const bad = await convert(at('h.qcow2'), { 'expect-sha256': '0'.repeat(64), ...more });
+      expect(bad.error).toMatchObject({
+        kind: 'corrupt',
+        message: `The content is not what was expected: its SHA-256 is ${expected}`,
+        context: { check: 'sha256' },
+      });
+      expect(readdirSync(folder).filter((name) => name.includes('h.qcow2'))).toEqual([]);
+    }
+    // What was there before has been overwritten: it is not whole, and it goes too. With `atomic` it stays.
+    writeFileSync(at('i.raw'), 'before');
+    await convert(at('i.raw'), { 'expect-sha256': '0'.repeat(64), atomic: true });
+    expect(readFileSync(at('i.raw'), 'utf8')).toBe('before');
+    await convert(at('i.raw'), { 'expect-sha256': '0'.repeat(64) });
+    expect(existsSync(at('i.raw'))).toBe(false);
+  });
+
+  it('a source that cannot be read ends it, and nobody waits for ever', async () => {
+    const json = JSON.stringify({
+      driver: 'raw',
+      file: {
+        driver: 'blkdebug',
+        image: { driver: 'file', filename: source },
+        'inject-error': [{ event: 'none', iotype: 'read', sector: 32_768 }],
+      },
+    });
+    const { error } = await convert(at('j.raw'), { sources: [{ filename: `json:${json}` }], sha256: true });
+    expect(error).toMatchObject({ kind: 'io' });
+    expect(existsSync(at('j.raw'))).toBe(false);
+  });
+});
+
+describe('a target under a temporary name', () => {
+  it('takes its place when it is whole, with the access rights of the file before', async () => {
+    mkdirSync(at('k'));
+    writeFileSync(at('k', 't.qcow2'), 'before');
+    chmodSync(at('k', 't.qcow2'), 0o640);
+    let during: string[] = [];
+    const { result } = await convert(
+      at('k', 't.qcow2'),
+      { atomic: true },
+      {
+        progress({ done }) {
+          if (done > 0 && during.length === 0) {
+            during = [...readdirSync(at('k')), readFileSync(at('k', 't.qcow2'), 'latin1').slice(0, 6)];
+          }
+        },
+      },
+    );
+    expect(result).toMatchObject({ size: content.length });
+    expect(during).toEqual(['.t.qcow2.imgd-part', 't.qcow2', 'before']);
+    expect(readdirSync(at('k'))).toEqual(['t.qcow2']);
+    expect(statSync(at('k', 't.qcow2')).mode & 0o777).toBe(0o640);
+    const same = await run('image-compare', {
+      a: { filename: source, format: 'raw' },
+      b: { filename: at('k', 't.qcow2') },
+    });
+    expect(same.result).toMatchObject({ identical: true });
+  });
+
+  it('goes when the conversion fails, and leaves what was there', async () => {
+    mkdirSync(at('l'));
+    const target = at('l', 't.raw');
+    writeFileSync(target, 'before');
+    const abort = new AbortController();
+    const context = { signal: abort.signal, progress: () => abort.abort() };
+    expect((await convert(target, { atomic: true }, context)).error).toMatchObject({ kind: 'cancelled' });
+    expect([readdirSync(at('l')), readFileSync(target, 'utf8')]).toEqual([['t.raw'], 'before']);
+  });
+
+  it('is refused where nothing can take its place, or the image is several files', async () => {
+    symlinkSync(source, at('link.raw'));
+    expect((await convert(at('link.raw'), { atomic: true })).error).toMatchObject({ kind: 'unsupported' });
+    const flat = { atomic: true, options: { subformat: 'monolithicFlat' } };
+    expect((await convert(at('m.vmdk'), flat)).error).toMatchObject({
+      kind: 'unsupported',
+      message: expect.stringMatching(/several files/),
+    });
+    expect((await convert(source, { atomic: true })).error).toMatchObject({ kind: 'locked' });
+    const existing = await convert(at('a.raw'), { atomic: true, create: false });
+    expect(existing.error).toMatchObject({ kind: 'invalid' });
+    expect(parts(folder)).toEqual([]);
+  });
+
+  it('names the target, not the temporary file, in errors and in the image', async () => {
+    const { error } = await convert(at('none', 'n.raw'), { atomic: true });
+    expect(error!.message).toContain(at('none', 'n.raw'));
+    expect(error!.message).not.toContain('imgd-part');
+    await convert(at('o.vmdk'), { atomic: true });
+    expect(readFileSync(at('o.vmdk')).subarray(0, 4096).toString('latin1')).toMatch(/SPARSE "o\.vmdk"/);
+  });
+
+  it('serves image-create, too', async () => {
+    writeFileSync(at('p.qcow2'), 'before');
+    const create = (more: object) =>
+      run('image-create', { filename: at('p.qcow2'), format: 'qcow2', size: MiB, atomic: true, ...more });
+    const bad = await create({ options: { cluster_size: 3 } });
+    expect(bad.error).toMatchObject({ kind: 'invalid' });
+    expect(readFileSync(at('p.qcow2'), 'utf8')).toBe('before');
+    const { text } = await create({});
+    expect(text).toContain(`Formatting '${at('p.qcow2')}'`);
+    expect((await run('image-info', { image: { filename: at('p.qcow2') } })).result).toMatchObject({
+      images: [{ format: 'qcow2' }],
+    });
+    expect(parts(folder)).toEqual([]);
+  });
+});
