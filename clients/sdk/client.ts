@@ -103,6 +103,7 @@ class ClientCore {
       : undefined;
     await stream?.open(this.#feeds);
     await this.#watch.expect(id);
+    let known: JobInfo | undefined;
     try {
       signal?.throwIfAborted();
       await this.#link.call(
@@ -110,17 +111,23 @@ class ClientCore {
         { ...params, job: { ...settings, id, wait: false } },
         { method: 'query-jobs', params: { id } },
       );
+      // It may have been there before, and be over.
+      if (settings?.id !== undefined) [known] = await this.#ask(id);
     } catch (error) {
       this.#watch.forget(id);
       stream?.close();
       throw error;
     }
-    const job = new Job<Result<N>>(this.#watch, id, name, 'created', stream);
+    const job = new Job<Result<N>>(this.#watch, id, name, known?.status ?? 'created', stream);
+    if (known?.progress !== undefined) job.heard({ progress: known.progress });
     this.#watch.add(job);
     if (signal !== undefined) {
       const cancel = (): void => void job.cancel().catch(() => undefined);
       if (signal.aborted) cancel();
-      else signal.addEventListener('abort', cancel, { once: true });
+      else {
+        signal.addEventListener('abort', cancel, { once: true });
+        job.whenOver(() => signal.removeEventListener('abort', cancel));
+      }
     }
     return job;
   }
@@ -129,7 +136,7 @@ class ClientCore {
   async job(id: string): Promise<Job<unknown>> {
     await this.#watch.expect(id);
     try {
-      const [info] = (await this.#link.call('query-jobs', { id }, 'resend')) as JobInfo[];
+      const [info] = await this.#ask(id);
       const { type, status, progress } = info!;
       const job = new Job<unknown>(this.#watch, id, type, status);
       if (progress !== undefined) job.heard({ progress });
@@ -150,6 +157,10 @@ class ClientCore {
     return stream;
   }
 
+  async #ask(id: string): Promise<JobInfo[]> {
+    return (await this.#link.call('query-jobs', { id }, 'resend')) as JobInfo[];
+  }
+
   #operate(
     name: string,
     params: object,
@@ -164,10 +175,10 @@ class ClientCore {
       const id = settings.id ?? freeId();
       const abort = (): void => {
         // Not sent yet: there is no job to wait for.
-        if (this.#link.state === 'reconnecting' && giveUp()) reject(signal!.reason);
+        if (sent.withdraw()) reject(signal!.reason);
         else this.#link.send('job-cancel', { id }, 'resend', () => undefined);
       };
-      const giveUp = this.#link.send(
+      const sent = this.#link.send(
         name,
         { ...params, job: { ...settings, id, wait: true } },
         { method: 'job-wait', params: { id } },

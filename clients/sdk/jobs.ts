@@ -15,6 +15,7 @@ export class Job<R> {
   readonly #watch: JobWatch;
   readonly #output: EventStream<'JOB_OUTPUT' | 'JOB_STATUS_CHANGE'> | undefined;
   readonly #wakers = new Set<() => void>();
+  #overs: (() => void)[] = [];
   #status: JobStatus;
   #progress: JobProgress | undefined;
   #version = 0;
@@ -135,6 +136,13 @@ export class Job<R> {
       this.#version++;
     }
     for (const wake of this.#wakers) wake();
+    if (this.concluded || this.#failure !== undefined) for (const tell of this.#overs.splice(0)) tell();
+  }
+
+  /** For the client. */
+  whenOver(tell: () => void): void {
+    if (this.concluded) tell();
+    else this.#overs.push(tell);
   }
 }
 
@@ -143,7 +151,7 @@ export class JobWatch {
   readonly feeds: Feeds;
   readonly #jobs = new Map<string, Set<Job<unknown>>>();
   /** What was heard of jobs whose handle is being made. */
-  readonly #expected = new Map<string, ImgdEvent[]>();
+  readonly #expected = new Map<string, { readonly events: ImgdEvent[]; handles: number }>();
   #feed: Promise<Feed> | undefined;
 
   constructor(feeds: Feeds) {
@@ -152,7 +160,9 @@ export class JobWatch {
 
   /** Listens for a job that is about to be asked for. */
   async expect(id: string): Promise<void> {
-    this.#expected.set(id, []);
+    const expected = this.#expected.get(id) ?? { events: [], handles: 0 };
+    expected.handles++;
+    this.#expected.set(id, expected);
     this.#feed ??= this.feeds.open(
       { events: ['JOB_STATUS_CHANGE', 'JOB_PROGRESS'] },
       {
@@ -172,24 +182,36 @@ export class JobWatch {
 
   /** The job did not come. */
   forget(id: string): void {
-    this.#expected.delete(id);
+    this.#came(id);
     this.#rest();
   }
 
+  #came(id: string): readonly ImgdEvent[] {
+    const expected = this.#expected.get(id);
+    if (expected === undefined) return [];
+    if (--expected.handles === 0) this.#expected.delete(id);
+    return expected.events;
+  }
+
   add(job: Job<unknown>): void {
-    const events = this.#expected.get(job.id) ?? [];
-    this.#expected.delete(job.id);
+    const events = [...this.#came(job.id)];
     const handles = this.#jobs.get(job.id) ?? new Set();
     handles.add(job);
     this.#jobs.set(job.id, handles);
     if (job.concluded) this.#done(job.id);
-    for (const event of events) this.#event(event);
+    for (const event of events) this.#deliver(event);
   }
 
   #event(event: ImgdEvent): void {
     if (event.event !== 'JOB_STATUS_CHANGE' && event.event !== 'JOB_PROGRESS') return;
     const { id } = event.data;
-    this.#expected.get(id)?.push(event);
+    this.#expected.get(id)?.events.push(event);
+    this.#deliver(event);
+  }
+
+  #deliver(event: ImgdEvent): void {
+    if (event.event !== 'JOB_STATUS_CHANGE' && event.event !== 'JOB_PROGRESS') return;
+    const { id } = event.data;
     const handles = this.#jobs.get(id);
     if (handles === undefined) return;
     if (event.event === 'JOB_STATUS_CHANGE') {

@@ -25,6 +25,14 @@ export interface LinkOptions {
 /** What becomes of a call whose connection breaks before its answer: it fails, is made again, or becomes another. */
 export type WhenLost = 'fail' | 'resend' | { readonly method: string; readonly params: object };
 
+/** What can be done about a call that waits. */
+export interface Sent {
+  /** Takes it back where it has not been sent; tells whether it was. */
+  withdraw(): boolean;
+  /** Its answer does not count any more. */
+  forget(): void;
+}
+
 interface Pending {
   readonly id: number;
   method: string;
@@ -79,24 +87,23 @@ export class Link {
     }
   }
 
-  /** Returns how to give the call up: false where it has been sent already, and only its answer will be thrown away. */
   send(
     method: string,
     params: object,
     whenLost: WhenLost,
     done: (error: ImgdError | undefined, result: unknown) => void,
-  ): () => boolean {
+  ): Sent {
     if (this.state === 'closed') {
       done(new ImgdError('closed', 'the client is closed'), undefined);
-      return () => true;
+      return { withdraw: () => false, forget: () => undefined };
     }
     const id = this.#next++;
     const call: Pending = { id, method, params, whenLost, sent: undefined, again: false, done };
     this.#pending.set(id, call);
     this.#transmit(call);
-    return () => {
-      this.#pending.delete(id);
-      return call.sent === undefined && !call.again;
+    return {
+      withdraw: () => call.sent === undefined && !call.again && this.#pending.delete(id),
+      forget: () => void this.#pending.delete(id),
     };
   }
 
@@ -108,10 +115,10 @@ export class Link {
         return;
       }
       const abort = (): void => {
-        giveUp();
+        sent.forget();
         reject(signal!.reason);
       };
-      const giveUp = this.send(method, params, whenLost, (error, result) => {
+      const sent = this.send(method, params, whenLost, (error, result) => {
         signal?.removeEventListener('abort', abort);
         if (error === undefined) resolve(result);
         else reject(error);

@@ -23,6 +23,8 @@ const AT_ONCE = 12;
 /** What a served client may have to wait for an answer, with the machine as busy as this test makes it. */
 const PATIENCE_MS = 5000;
 const MiB = 1024 * 1024;
+/** Memory that a daemon may have more after than before: what it remembers of events and outcomes, and V8's slack. */
+const KEPT = 80 * MiB;
 
 const folder = tempDir();
 const token = 'correct-horse-battery-staple';
@@ -148,7 +150,8 @@ it(
         `memory ${(first / MiB).toFixed(0)} MiB, peak ${(peak / MiB).toFixed(0)}\n`,
     );
     for (const { served } of results) expect(served).toBeGreaterThan(only === undefined ? 5 : 0);
-    expect(peak, about).toBeLessThan(first + 400 * MiB);
+    // Workers' heaps and what is not collected yet, mostly: what counts is that it comes back, see below.
+    expect(peak, about).toBeLessThan(first + 1024 * MiB);
 
     // All that the attackers had is given back: connections, descriptors, subscriptions, jobs.
     const [client] = clients as [Client];
@@ -164,6 +167,12 @@ it(
       last = await settled();
     }
     expect(last, about).toEqual(wanted);
+    let rss = rssOf(pid);
+    for (let n = 0; n < 150 && rss > first + KEPT; n++) {
+      await pause(200);
+      rss = rssOf(pid);
+    }
+    expect(rss, about).toBeLessThan(first + KEPT);
     const sockets = (): number => {
       const links = readdirSync(`/proc/${pid}/fd`).map((fd) => {
         try {

@@ -1,5 +1,5 @@
 /** kill -9 at random moments of mixed work: images stay sound, and the next daemon knows what became of each job. */
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { describeInterop, reference, run, tempDir } from '../support/reference.js';
@@ -131,6 +131,7 @@ describeInterop('a daemon that is killed', () => {
           const unborn = makes && status === 1 && /not in qcow2 format|too small/i.test(stderr);
           expect([id, unborn || status === 0 || status === 3, stderr]).toEqual([id, true, stderr]);
         }
+        for (const { image } of planned) rmSync(image, { force: true });
         next.socket.destroy();
       }
       expect(cutOff).toBeGreaterThan(0);

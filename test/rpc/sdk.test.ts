@@ -287,6 +287,19 @@ describe('jobs', () => {
     expect((await failure(two.job('nobody'))).kind).toBe('job-not-found');
   });
 
+  it('that are over already are found over when they are started again', async () => {
+    const client = await open();
+    const start = () =>
+      client.start('image-check', fake('steps:2:10:0'), { job: { id: 'kept', 'auto-dismiss': false } });
+    const [one, two] = await Promise.all([start(), start()]);
+    for (const job of [one, two]) for await (const _ of job.progress());
+    const again = await start();
+    for await (const _ of again.progress());
+    expect(again.status).toBe('concluded');
+    expect(await again.result()).toEqual({ total: 20 });
+    await again.dismiss();
+  });
+
   it('are cancelled by their signal, and not started by one that is aborted already', async () => {
     const client = await open();
     const stop = new AbortController();
@@ -410,9 +423,14 @@ describe('a connection that breaks', () => {
   it('makes queries again, but nothing that changes something', async () => {
     const proxy = await Relay.start('again');
     const client = await open({ socket: proxy.path, ...quick });
+    const cancel = new AbortController();
+    const running = client.imageCheck(fake('steps:1000:1:10'), { signal: cancel.signal });
+    await client.ping();
     proxy.target = join(folder, 'nowhere.sock');
     await broken(client, proxy);
     const query = client.queryJobs();
+    const stopRunning = failure(running);
+    cancel.abort();
     const stop = new AbortController();
     const never = client.imageCheck(fake('echo'), { signal: stop.signal });
     stop.abort();
@@ -420,7 +438,9 @@ describe('a connection that breaks', () => {
     proxy.target = socket;
     proxy.open = true;
     expect(await query).toBeInstanceOf(Array);
-    expect(proxy.called('image-check')).toBe(0);
+    expect(proxy.called('image-check')).toBe(1);
+    // Aborted while the connection was away: cancelled when it was back.
+    expect((await stopRunning).kind).toBe('cancelled');
     const change = client.jobCancel({ id: 'x' });
     proxy.break();
     expect((await failure(change)).kind).toBe('connection-lost');

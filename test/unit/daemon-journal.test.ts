@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { parseConfig } from '../../src/daemon/config.js';
 import { lastingDigest } from '../../src/daemon/jobs/digest.js';
 import { Journal, type JournalEntry } from '../../src/daemon/jobs/journal.js';
 import { encodeRecord } from '../../src/daemon/jobs/journal-file.js';
@@ -148,6 +149,22 @@ describe('the journal', () => {
     expect(journal!.markOf('same')).toBeUndefined();
     await journal!.close();
     expect(opened(path).journal!.markOf('same')).toEqual({ offset: 5 });
+  });
+});
+
+describe('the place of the journal', () => {
+  const placed = (argv: string[], env: Record<string, string>, uid: number) => {
+    const invocation = parseConfig(argv, { XDG_RUNTIME_DIR: '/r', ...env }, uid);
+    return invocation.kind === 'run' ? invocation.config.journal : invocation.kind;
+  };
+  it('is where state belongs, beside a socket that was given, or where one says', () => {
+    expect(placed([], {}, 0)).toBe('/var/lib/imgd/journal');
+    expect(placed([], { XDG_STATE_HOME: '/s', HOME: '/h' }, 1)).toBe('/s/imgd/journal');
+    expect(placed([], { HOME: '/h' }, 1)).toBe('/h/.local/state/imgd/journal');
+    expect(placed([], {}, 1)).toBeUndefined();
+    expect(placed(['--socket', '/a/s'], { HOME: '/h' }, 0)).toBe('/a/s.journal');
+    expect(placed(['--socket', '/a/s', '--journal', '/j'], {}, 0)).toBe('/j');
+    expect(placed([], { IMGD_JOURNAL: 'none' }, 0)).toBeUndefined();
   });
 });
 

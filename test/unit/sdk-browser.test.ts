@@ -33,6 +33,14 @@ describe("the SDK's browser entry", () => {
     expect(outside).toEqual(['valibot']);
   });
 
+  it('is what the Node entry is made of, too, which adds sockets', () => {
+    const node = reachable(resolve(root, 'clients/sdk/index.ts'));
+    const outside = [...node]
+      .map((name) => (name.startsWith(root) ? relative(root, name) : name))
+      .filter((name) => !/^(clients\/sdk|src\/protocol)\//.test(name));
+    expect(outside.sort()).toEqual(['node:net', 'valibot', 'ws']);
+  });
+
   it('runs where there is nothing of Node', async () => {
     const bundle = await rolldown({ input: entry, platform: 'browser', logLevel: 'silent' });
     const { output } = await bundle.generate({ format: 'iife', name: 'imgd' });

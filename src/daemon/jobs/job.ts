@@ -1,9 +1,10 @@
 /** A job: what is known of one operation from its request until it is forgotten. */
 import type { OperationName } from '../../protocol/commands/index.js';
 import type { JobInfo, JobProgress, JobStatus } from '../../protocol/commands/jobs.js';
-import type { WireError } from '../../protocol/errors.js';
+import { type WireError, wireError } from '../../protocol/errors.js';
 import type { Session } from '../sessions/session.js';
 import type { Assignment } from '../workers/pool.js';
+import type { JournalEntry } from './journal.js';
 import type { WaitsFor } from './queue.js';
 
 /** The result as JSON text, or why there is none. */
@@ -85,5 +86,20 @@ export function jobInfo(
     created: job.created,
     ...(job.started === undefined ? {} : { started: job.started }),
     ...(job.concluded === undefined ? {} : { concluded: job.concluded }),
+  };
+}
+
+/** A job that an earlier daemon was ended over. */
+export function interruptedJob(entry: JournalEntry): Job {
+  const { id, operation, created, started, interrupted, autoDismiss } = entry;
+  const what = started === undefined ? 'before this job began' : 'while this job ran';
+  return {
+    ...{ id, operation, params: undefined, cwd: '', digest: undefined, lasting: entry.digest },
+    ...{ mark: undefined, journalled: true, cutOff: true, autoDismiss, owner: undefined },
+    ...{ priority: 0, after: new Set<string>(), devices: [], lastProgress: 0, stalled: undefined },
+    ...{ status: 'concluded', pauseAsked: false, cancelAsked: false, finalized: true },
+    ...{ rate: 0, rateGiven: false, progress: undefined, assignment: undefined, killTimer: undefined },
+    ...{ waiting: [], untie: [], created, started, concluded: interrupted ?? Date.now() },
+    outcome: { error: wireError('interrupted', `the daemon was ended ${what}`, { job: id }) },
   };
 }

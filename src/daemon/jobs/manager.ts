@@ -1,7 +1,7 @@
 /** All jobs: their states, the queue, and the verbs that clients have for them. */
 import type { OpenPolicy } from '../../engine/node/gate.js';
 import type { OperationName } from '../../protocol/commands/index.js';
-import type { JobInfo, JobOptions, JobProgress, JobStatus } from '../../protocol/commands/jobs.js';
+import type { JobInfo, JobOptions, JobStatus } from '../../protocol/commands/jobs.js';
 import { wireError } from '../../protocol/errors.js';
 import type { Log } from '../log.js';
 import type { EventBus } from '../sessions/events.js';
@@ -11,10 +11,11 @@ import type { FromWorker } from '../workers/messages.js';
 import { isShort, type Pool } from '../workers/pool.js';
 import { devicesOf } from './devices.js';
 import { digestOf, lastingDigest } from './digest.js';
-import { type Job, jobInfo, type Outcome, type Waiter } from './job.js';
+import { interruptedJob, type Job, jobInfo, type Outcome, type Waiter } from './job.js';
 import type { Journal, JournalEntry } from './journal.js';
 import { withoutSecrets } from './journal-params.js';
 import { JobQueue } from './queue.js';
+import { changed, gotOn, newlyStalled } from './stalls.js';
 
 export interface JobSettings {
   readonly maxRunning: number;
@@ -78,7 +79,7 @@ export class JobManager {
   start(operation: OperationName, params: unknown, cwd: string, options: JobOptions, session: Session): Job {
     if (this.#closing) throw rpcError('shutting-down', 'the daemon is shutting down');
     const digest = options.id === undefined ? undefined : digestOf(operation, params, cwd);
-    const lasting = lastingDigest(operation, params, cwd);
+    const lasting = isShort(operation) ? '' : lastingDigest(operation, params, cwd);
     const mark = resumes(params) ? this.#settings.journal?.markOf(lasting) : undefined;
     const again = options.id === undefined ? undefined : this.#jobs.get(options.id);
     // What was cut off is gone on with under its own id.
@@ -156,31 +157,8 @@ export class JobManager {
   /** Jobs that an earlier daemon was killed over: concluded, with the error `interrupted`. */
   restore(entries: readonly JournalEntry[]): void {
     for (const entry of entries) {
-      const { id, operation, started, interrupted } = entry;
-      const what = started === undefined ? 'before this job began' : 'while this job ran';
-      const job: Job = {
-        ...{ priority: 0, after: new Set<string>(), devices: [], lastProgress: 0, stalled: undefined },
-        ...{ id, operation, params: undefined, cwd: '', digest: undefined, lasting: entry.digest },
-        ...{
-          mark: undefined,
-          journalled: true,
-          cutOff: true,
-          autoDismiss: entry.autoDismiss,
-          owner: undefined,
-        },
-        ...{
-          status: 'concluded',
-          pauseAsked: false,
-          cancelAsked: false,
-          finalized: true,
-          rate: 0,
-          rateGiven: false,
-        },
-        ...{ progress: undefined, assignment: undefined, killTimer: undefined, waiting: [], untie: [] },
-        outcome: { error: wireError('interrupted', `the daemon was ended ${what}`, { job: id }) },
-        ...{ created: entry.created, started, concluded: interrupted ?? Date.now() },
-      };
-      this.#jobs.set(id, job);
+      const job = interruptedJob(entry);
+      this.#jobs.set(job.id, job);
       this.#cutOff++;
       this.#setStatus(job, 'concluded');
     }
@@ -247,6 +225,13 @@ export class JobManager {
     );
   }
 
+  #watch(): void {
+    for (const [job, seconds] of newlyStalled(this.#jobs.values(), this.#settings.stallTimeout)) {
+      this.#log.warn({ job: job.id, operation: job.operation, seconds }, 'job stalled');
+      this.#bus.publish('JOB_STALLED', job.id, { id: job.id, type: job.operation, seconds });
+    }
+  }
+
   /** Those that were to come after a job may now begin, or never will. */
   #release({ id, outcome }: Job): void {
     for (const job of this.#queue) {
@@ -258,26 +243,6 @@ export class JobManager {
       this.#conclude(job, { error: wireError('dependency', text, { job: job.id }) });
     }
     this.#dispatch();
-  }
-
-  /** Tells of jobs that have not got on for long: once, until they do. */
-  #watch(): void {
-    const { stallTimeout } = this.#settings;
-    if (stallTimeout === 0) return;
-    const now = Date.now();
-    for (const job of this.#jobs.values()) {
-      if (job.status !== 'running' || job.stalled !== undefined) continue;
-      if (now - job.lastProgress < stallTimeout * 1000) continue;
-      job.stalled = job.lastProgress;
-      const seconds = Math.floor((now - job.lastProgress) / 1000);
-      this.#log.warn({ job: job.id, operation: job.operation, seconds }, 'job stalled');
-      this.#bus.publish('JOB_STALLED', job.id, { id: job.id, type: job.operation, seconds });
-    }
-  }
-
-  #gotOn(job: Job): void {
-    job.lastProgress = Date.now();
-    job.stalled = undefined;
   }
 
   countByStatus(): Record<string, number> {
@@ -406,7 +371,7 @@ export class JobManager {
     if (isShort(job.operation)) this.#runningShort++;
     else this.#runningLong++;
     this.#queue.use(job, 1);
-    this.#gotOn(job);
+    gotOn(job);
     job.started = Date.now();
     if (job.journalled) this.#settings.journal?.started(job.id, job.started);
     const { id, operation, params, cwd } = job;
@@ -442,7 +407,7 @@ export class JobManager {
         const status = message.type === 'paused' ? 'paused' : 'running';
         // The worker may tell of a pause that has been taken back, or of one before a cancel.
         if (!job.cancelAsked && job.pauseAsked === (status === 'paused') && job.status !== status) {
-          this.#gotOn(job);
+          gotOn(job);
           this.#setStatus(job, status);
         }
         break;
@@ -460,12 +425,12 @@ export class JobManager {
         job.rate = message.rate;
         break;
       case 'progress':
-        if (changed(job.progress, message.progress)) this.#gotOn(job);
+        if (changed(job.progress, message.progress)) gotOn(job);
         job.progress = message.progress;
         this.#bus.publish('JOB_PROGRESS', job.id, { id: job.id, ...message.progress });
         break;
       case 'output': {
-        this.#gotOn(job);
+        gotOn(job);
         const { json } = message;
         this.#bus.publish('JOB_OUTPUT', job.id, json, job.owner, () =>
           job.assignment?.post({ type: 'ack', bytes: json.length }),
@@ -610,15 +575,6 @@ export class JobManager {
       this.#log.debug({ job: job.id, error: outcome.error.message }, 'job error');
     }
   }
-}
-
-function changed(before: JobProgress | undefined, after: JobProgress): boolean {
-  return (
-    before?.done !== after.done ||
-    before.total !== after.total ||
-    before.phase !== after.phase ||
-    before.written !== after.written
-  );
 }
 
 function resumes(params: unknown): boolean {

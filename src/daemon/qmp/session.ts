@@ -14,6 +14,8 @@ const QUEUE = 8;
 const EVENT_BYTES = 1024 * 1024;
 /** Bytes that may wait for the client before its next command is begun. */
 const ANSWER_BYTES = 256 * 1024;
+/** Messages after which other clients get their turn: 64 KiB of garbage are some 30,000 faults, each answered. */
+const TURN = 100;
 
 interface Request {
   readonly command: string;
@@ -105,6 +107,7 @@ export class QmpSession extends Session implements QmpReceiver {
     this.hold();
     while (this.#head < this.#queue.length) {
       await this.#handle(this.#queue[this.#head++]!);
+      if (this.#head % TURN === 0) await new Promise((resolve) => setImmediate(resolve));
       if (this.outbox.bytes > ANSWER_BYTES) {
         await new Promise<void>((resolve) => {
           this.#onDrained = resolve;
