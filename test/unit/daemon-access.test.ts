@@ -121,9 +121,16 @@ describe('a token', () => {
     expect(role({ authorization: 'Bearer twofold-01234567' })).toBe('operate');
   });
 
+  it('is the password in an address', () => {
+    const basic = (text: string) => role({ authorization: `Basic ${Buffer.from(text).toString('base64')}` });
+    expect(basic('any:watching-0123456')).toBe('watch');
+    expect(basic(':watching-0123456')).toBe('watch');
+    expect(basic('watching-0123456:x')).toBe('this token is not known');
+  });
+
   it('is known or not', () => {
     expect(role({})).toBe('a bearer token is needed');
-    expect(role({ authorization: 'Basic watching-0123456' })).toBe('a bearer token is needed');
+    expect(role({ authorization: 'Digest watching-0123456' })).toBe('a bearer token is needed');
     for (const token of ['watching-012345', 'watching-01234567', 'WATCHING-0123456', 'x']) {
       expect(role({ authorization: `Bearer ${token}` })).toBe('this token is not known');
     }
