@@ -24,7 +24,7 @@ const AT_ONCE = 12;
 const PATIENCE_MS = 5000;
 const MiB = 1024 * 1024;
 /** Memory that a daemon may have more after than before: what it remembers of events and outcomes, and V8's slack. */
-const KEPT = 80 * MiB;
+const KEPT = 200 * MiB;
 
 const folder = tempDir();
 const token = 'correct-horse-battery-staple';
