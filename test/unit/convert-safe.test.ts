@@ -5,14 +5,20 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   statSync,
   symlinkSync,
+  unlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { runOperation } from '../../src/engine/index.js';
+import type { ImageNode } from '../../src/engine/node/image.js';
 import type { OperationContext } from '../../src/engine/operations/context.js';
+import { stage } from '../../src/engine/operations/staged.js';
+import { openFile } from '../../src/engine/storage/file.js';
+import { permissionsFor } from '../../src/engine/storage/permissions.js';
 import { tempDir } from '../support/reference.js';
 
 const MiB = 1024 * 1024;
@@ -169,6 +175,10 @@ describe('a target under a temporary name', () => {
 
   it('is refused where nothing can take its place, or the image is several files', async () => {
     symlinkSync(source, at('link.raw'));
+    symlinkSync(at('victim'), at('.m.raw.imgd-part'));
+    expect((await convert(at('m.raw'), { atomic: true })).error).toMatchObject({ kind: 'unsupported' });
+    expect(existsSync(at('victim'))).toBe(false);
+    unlinkSync(at('.m.raw.imgd-part'));
     expect((await convert(at('link.raw'), { atomic: true })).error).toMatchObject({ kind: 'unsupported' });
     const flat = { atomic: true, options: { subformat: 'monolithicFlat' } };
     expect((await convert(at('m.vmdk'), flat)).error).toMatchObject({
@@ -189,6 +199,54 @@ describe('a target under a temporary name', () => {
     expect(readFileSync(at('o.vmdk')).subarray(0, 4096).toString('latin1')).toMatch(/SPARSE "o\.vmdk"/);
   });
 
+  it("is not another job's while it waits for its place", async () => {
+    mkdirSync(at('q'));
+    const target = at('q', 't.raw');
+    let other: Awaited<ReturnType<typeof convert>> | undefined;
+    const { result } = await convert(
+      target,
+      { atomic: true },
+      {
+        finalize: async () => {
+          other = await convert(target, { atomic: true });
+        },
+      },
+    );
+    expect(other!.error).toMatchObject({ kind: 'locked' });
+    expect(result).toMatchObject({ size: content.length });
+    expect([readdirSync(at('q')), readFileSync(target).equals(content)]).toEqual([['t.raw'], true]);
+  });
+
+  it("stays where it is another job's by the time this one fails", async () => {
+    mkdirSync(at('u'));
+    const part = at('u', '.t.raw.imgd-part');
+    const context = { cwd: folder, policy: {} } as OperationContext;
+    const staged = await stage(at('u', 't.raw'), context);
+    const locks = permissionsFor({ role: 'create', writable: true });
+    const other = await openFile({ path: part, writable: true, create: 'truncate', locks });
+    await expect(staged.keep()).rejects.toMatchObject({ kind: 'locked' });
+    await staged.discard();
+    expect(existsSync(part)).toBe(true);
+    await other.close();
+    await staged.discard();
+    expect(existsSync(part)).toBe(false);
+  });
+
+  it('does not take the place of what came to be there meanwhile and is in use', async () => {
+    mkdirSync(at('r'));
+    const target = at('r', 't.raw');
+    const locks = permissionsFor({ role: 'create', writable: true });
+    let user: Awaited<ReturnType<typeof openFile>> | undefined;
+    const finalize = async () => {
+      user = await openFile({ path: target, writable: true, create: 'exclusive', locks });
+      await user.write(0, Buffer.from('mine'));
+    };
+    const { error } = await convert(target, { atomic: true }, { finalize });
+    expect(error).toMatchObject({ kind: 'locked' });
+    await user!.close();
+    expect([readdirSync(at('r')), readFileSync(target, 'latin1')]).toEqual([['t.raw'], 'mine']);
+  });
+
   it('serves image-create, too', async () => {
     writeFileSync(at('p.qcow2'), 'before');
     const create = (more: object) =>
@@ -203,4 +261,78 @@ describe('a target under a temporary name', () => {
     });
     expect(parts(folder)).toEqual([]);
   });
+});
+
+describe('a conversion that is gone on with', () => {
+  /** Cut off after its first checkpoint, with the target as it was then. */
+  async function cutOff(target: string): Promise<unknown> {
+    let mark: unknown;
+    const abort = new AbortController();
+    // Long enough passes for a checkpoint at each look at the clock.
+    let now = 0;
+    const clock = vi.spyOn(Date, 'now').mockImplementation(() => (now += 2000));
+    const { error } = await convert(
+      target,
+      { resume: true, 'keep-failed': true },
+      {
+        signal: abort.signal,
+        checkpoint: {
+          last: undefined,
+          keep: (kept) => {
+            mark = kept;
+            abort.abort();
+          },
+        },
+      },
+    );
+    clock.mockRestore();
+    expect(error).toMatchObject({ kind: 'cancelled' });
+    return mark;
+  }
+
+  it.each([
+    [true, 's.raw'],
+    [false, 't.raw'],
+  ])('fails without removing a target that was there before it: %s', async (existed, name) => {
+    if (existed) writeFileSync(at(name), 'before');
+    const last = await cutOff(at(name));
+    expect(last).toMatchObject({ created: !existed });
+    const abort = new AbortController();
+    const { error } = await convert(
+      at(name),
+      { resume: true },
+      { signal: abort.signal, progress: () => abort.abort(), checkpoint: { last, keep() {} } },
+    );
+    expect(error).toMatchObject({ kind: 'cancelled' });
+    expect(existsSync(at(name))).toBe(existed);
+  });
+
+  it('is none where the source is a device, which changes without a trace', async () => {
+    const image = { path: '/dev/null', format: { children: new Map() } } as unknown as ImageNode;
+    const { sourceFingerprints } = await import('../../src/engine/operations/resume.js');
+    expect(await sourceFingerprints([image], { cwd: folder } as OperationContext)).toBeUndefined();
+  });
+});
+
+it('an image that is refused for an option lets go of its backing file', async () => {
+  const names = { base: at('leak-base.raw'), top: at('leak-top.qcow2') };
+  writeFileSync(names.base, Buffer.alloc(MiB));
+  await run('image-create', {
+    ...{ filename: names.top, format: 'qcow2' },
+    ...{ backing: names.base, 'backing-format': 'raw' },
+  });
+  const options = `driver=qcow2,file.filename=${names.top},bogus=1`;
+  expect((await run('image-info', { image: { 'image-opts': options } })).error).toMatchObject({
+    kind: 'invalid',
+  });
+  const compare = { a: { 'image-opts': options }, b: { filename: source, format: 'raw' } };
+  expect((await run('image-compare', compare)).error).toMatchObject({ kind: 'invalid' });
+  const open = readdirSync('/proc/self/fd').map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return '';
+    }
+  });
+  expect(open.filter((path) => path.includes('leak-'))).toEqual([]);
 });

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parseConfig } from '../../src/daemon/config.js';
@@ -48,6 +48,21 @@ describe('the journal', () => {
     const third = opened(path);
     expect(third.cutOff).toEqual([again.cutOff[1]]);
     expect(third.said).toEqual([]);
+  });
+
+  it('writes nothing after it was closed, where its descriptor may be another file', async () => {
+    const path = fresh();
+    const { journal } = opened(path);
+    journal!.created(job('a'));
+    await journal!.close();
+    const before = readFileSync(path);
+    const other = fresh();
+    // Takes the number that is free.
+    const fd = openSync(other, 'w');
+    journal!.created(job('b'));
+    journal!.mark('a', 1);
+    closeSync(fd);
+    expect([readFileSync(path), readFileSync(other).length]).toEqual([before, 0]);
   });
 
   it('tolerates a torn tail at every length of it', async () => {
@@ -189,5 +204,8 @@ describe('what is kept of parameters', () => {
     const digest = lastingDigest('image-convert', params, '/');
     expect(lastingDigest('image-convert', { target: { filename: 'b' }, resume: true }, '/')).toBe(digest);
     expect(lastingDigest('image-convert', { target: { filename: 'c' } }, '/')).not.toBe(digest);
+    // Telling what a conversion would come to is other work: its end is not that of the conversion.
+    expect(lastingDigest('image-convert', { ...params, 'dry-run': true }, '/')).not.toBe(digest);
+    expect(lastingDigest('image-convert', { ...params, 'dry-run': false }, '/')).toBe(digest);
   });
 });

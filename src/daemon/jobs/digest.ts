@@ -17,10 +17,13 @@ function canonical(value: unknown): unknown {
 }
 
 /** Members that say how a job is gone about or hold secrets: without them it is the same work. */
-const ASIDE = new Set(['objects', 'resume', 'dry-run']);
+const ASIDE = new Set(['objects', 'resume']);
 
 /** A hash that may be written down, and that a job has in common with its resumption. */
 export function lastingDigest(operation: string, params: unknown, cwd: string): string {
-  const members = Object.entries(params as object).filter(([name]) => !ASIDE.has(name));
+  const members = Object.entries(params as object).filter(([name, value]) => {
+    // A dry run is other work.
+    return name === 'dry-run' ? value === true : !ASIDE.has(name);
+  });
   return digestOf(operation, Object.fromEntries(members), cwd);
 }

@@ -159,6 +159,7 @@ export class JournalFile {
 
   /** Written at once, so that it survives the process; on its way to the disk, so that it survives the machine. Throws. */
   append(record: object): void {
+    this.#checkOpen();
     const text = Buffer.from(encodeRecord(record));
     try {
       for (let at = 0; at < text.length; ) {
@@ -175,6 +176,7 @@ export class JournalFile {
 
   /** Puts a new file with these records in the place of this one, which stays where that fails. Throws. */
   replace(records: readonly object[]): void {
+    this.#checkOpen();
     const temporary = `${this.#path}.new`;
     try {
       unlinkSync(temporary);
@@ -225,6 +227,11 @@ export class JournalFile {
       // nothing is left to be done about it
     }
     closeSync(this.#fd);
+  }
+
+  /** The number of its descriptor may be another file's by now. */
+  #checkOpen(): void {
+    if (this.#closed) throw new JournalError('it is closed');
   }
 
   /** One at a time; what is appended meanwhile is in the next. */

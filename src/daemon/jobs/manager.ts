@@ -83,9 +83,9 @@ export class JobManager {
     const mark = resumes(params) ? this.#settings.journal?.markOf(lasting) : undefined;
     const again = options.id === undefined ? undefined : this.#jobs.get(options.id);
     // What was cut off is gone on with under its own id.
-    if (again?.cutOff === true && again.lasting === lasting && resumes(params)) this.#forget(again);
-    if (options.id !== undefined) {
-      const existing = this.#jobs.get(options.id);
+    const goesOn = again?.cutOff === true && again.lasting === lasting && resumes(params);
+    if (options.id !== undefined && !goesOn) {
+      const existing = again;
       if (existing !== undefined) {
         if (existing.cutOff ? existing.lasting === lasting : existing.digest === digest) {
           this.#adopt(existing, options, session);
@@ -137,13 +137,19 @@ export class JobManager {
       started: undefined,
       concluded: undefined,
     };
+    if (goesOn) {
+      // Its record is replaced by the new one's: what a refusal, or a crash, leaves behind can still be gone on with.
+      again.journalled = false;
+      this.#forget(again);
+    }
     this.#jobs.set(job.id, job);
     this.#record(job, session);
     this.#live++;
     this.#queue.add(job);
-    this.#adopt(job, options, session);
     this.#setStatus(job, 'created');
     if (job.pauseAsked) this.#setStatus(job, 'paused');
+    // Where the client has gone by now, this concludes it.
+    this.#adopt(job, options, session);
     if (limited) {
       void devicesOf(params, cwd).then((devices) => {
         job.devices = devices;
@@ -405,8 +411,9 @@ export class JobManager {
       case 'paused':
       case 'resumed': {
         const status = message.type === 'paused' ? 'paused' : 'running';
-        // The worker may tell of a pause that has been taken back, or of one before a cancel.
-        if (!job.cancelAsked && job.pauseAsked === (status === 'paused') && job.status !== status) {
+        // The worker may tell of a pause that has been taken back, or of one before a cancel or after its work.
+        const waits = job.cancelAsked || job.status === 'pending';
+        if (!waits && job.pauseAsked === (status === 'paused') && job.status !== status) {
           gotOn(job);
           this.#setStatus(job, status);
         }

@@ -66,7 +66,9 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
   let closed = false;
   let trimTimer: NodeJS.Timeout | undefined;
 
-  const idle = (): Member[] => [...members].filter((member) => member.job === undefined);
+  // One that is being ended may still tell how its job came out, and must not get another.
+  const idle = (): Member[] =>
+    [...members].filter((member) => member.job === undefined && member.killed === undefined);
 
   function spawn(): Member {
     const { engine, owners } = settings;

@@ -102,6 +102,7 @@ async function openLayer(
       : await namedStorage(fileNode, scope, { child: 'file', writable });
   const file = opened.storage;
   let format: FormatNode | undefined;
+  let backing: ImageNode | undefined;
   const id = opened.path === undefined ? undefined : identity(opened.path);
   try {
     if (id !== undefined && session.layers.includes(id)) {
@@ -158,7 +159,7 @@ async function openLayer(
     if (node !== undefined) builder!.place(node);
     const reading = await openFormat(file, flat, writable);
     format = reading;
-    const backing = await openBacking(flat, format, filename, opened.name, {
+    backing = await openBacking(flat, format, filename, opened.name, {
       ...scope,
       layers: id === undefined ? scope.layers : [...scope.layers, id],
     });
@@ -217,6 +218,7 @@ async function openLayer(
   } catch (error) {
     await format?.close().catch(() => {});
     await file.close().catch(() => {});
+    await backing?.close().catch(() => {});
     throw error;
   }
 }

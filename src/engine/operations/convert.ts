@@ -1,5 +1,5 @@
 /** image-convert: sources, target, and the copy loop between them. */
-import { unlinkSync } from 'node:fs';
+import { lstatSync, unlinkSync } from 'node:fs';
 import type { ImageConvertParams, ImageConvertResult } from '../../protocol/commands/image-convert.js';
 import { splitOptions } from '../../protocol/options.js';
 import { ImageError } from '../error.js';
@@ -93,7 +93,8 @@ export async function convert(
     if (typeof again === 'object') {
       target = again.target;
       start = again.mark.offset;
-      created = [again.mark.path];
+      // What was there before the conversion (a device, say) is not its to remove.
+      created = staged !== undefined || again.mark.created === true ? [again.mark.path] : [];
     } else {
       if (again !== undefined) startOver(again, context);
       if (create) created = await createTarget(sources, params, size, context, staged?.path);
@@ -103,7 +104,9 @@ export async function convert(
     if (bitmapSource !== undefined) checkBitmapTarget(target);
     const hashed = params.sha256 === true || params['expect-sha256'] !== undefined;
     const hash = hashed ? new GuestHash(() => checkCancelled(context)) : undefined;
-    const checkpoint = create ? await checkpoints(sources, target, size, params, context) : undefined;
+    const checkpoint = create
+      ? await checkpoints(sources, target, { size, created }, params, context)
+      : undefined;
     const totals = await copyInto(sources, target, params, { start, hash, checkpoint }, context);
     const sha256 = await hash?.digest();
     if (sha256 !== undefined) checkHash(sha256, params, target);
@@ -117,6 +120,7 @@ export async function convert(
     };
     await closeAll(opened);
     if (staged !== undefined) {
+      await staged.keep();
       await context.finalize?.();
       await staged.commit();
     }
@@ -162,7 +166,7 @@ function checkHash(sha256: string, params: ImageConvertParams, target: ImageNode
 async function checkpoints(
   sources: readonly ImageNode[],
   target: ImageNode,
-  size: number,
+  { size, created }: { readonly size: number; readonly created: readonly string[] },
   params: ImageConvertParams,
   context: OperationContext,
 ): Promise<Checkpoint | undefined> {
@@ -174,7 +178,10 @@ async function checkpoints(
     return undefined;
   const fingerprints = await sourceFingerprints(sources, context);
   if (fingerprints === undefined) return undefined;
-  const mark = { size, target: await fileIdentity(path), path, sources: fingerprints };
+  const mark = {
+    ...{ size, target: await fileIdentity(path), path, created: created.includes(path) },
+    sources: fingerprints,
+  };
   return {
     every: params.resume === true ? CHECKPOINT_MS : SELDOM_MS,
     reached: (offset) => checkpoint.keep({ ...mark, offset } satisfies ConvertMark),
@@ -185,9 +192,10 @@ export function totalSize(images: readonly ImageNode[]): number {
   return images.reduce((sum, image) => sum + image.size, 0);
 }
 
+/** Devices and links stay where they are. */
 function remove(path: string): void {
   try {
-    unlinkSync(path);
+    if (lstatSync(path).isFile()) unlinkSync(path);
   } catch {
     // Somebody else has removed it.
   }

@@ -390,6 +390,7 @@ async function makeStaged(
   try {
     const image = await makeImage({ filename, name, at: staged.path }, options, true, context);
     made = true;
+    await staged.keep();
     await context.finalize?.();
     await staged.commit();
     return image;

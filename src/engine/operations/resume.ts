@@ -15,6 +15,8 @@ export interface ConvertMark {
   /** `device:inode` of the target's file, and its path. */
   readonly target: string;
   readonly path: string;
+  /** The conversion made that file: where it fails, it goes. */
+  readonly created?: boolean;
   /** All files of the sources and their backing chains, as they were. */
   readonly sources: readonly string[];
   /** Size and time of change of the target's file, as the daemon after the crash found it. */
@@ -28,7 +30,10 @@ const PART = 1024 * 1024;
 
 /** What tells a file from another, and from itself at another time. */
 async function fingerprint(path: string): Promise<string> {
-  const { dev, ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
+  const found = await stat(path, { bigint: true });
+  // A device's node stays as it is whatever is written to the device.
+  if (!found.isFile()) throw new ImageError('unsupported', `'${path}' is no regular file`);
+  const { dev, ino, size, mtimeNs, ctimeNs } = found;
   return `${dev}:${ino}:${size}:${mtimeNs}:${ctimeNs}`;
 }
 
@@ -37,7 +42,7 @@ export async function fileIdentity(path: string): Promise<string> {
   return `${dev}:${ino}`;
 }
 
-/** Undefined where a source is no file of the host: nobody can tell whether that has changed. */
+/** Undefined where a source is no regular file of the host: nobody can tell whether that has changed. */
 export async function sourceFingerprints(
   images: readonly ImageNode[],
   { cwd }: OperationContext,

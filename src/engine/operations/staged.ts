@@ -13,7 +13,9 @@ import { creatablePath } from './create-options.js';
 export interface Staged {
   /** Absolute path of the temporary file: always the same for a target, so that a crash leaves one at most. */
   readonly path: string;
-  /** Everything is written and closed: on the disk with it, then into its place, and that on the disk too. */
+  /** Everything is written and closed: from here to the end no other job gets at the temporary file. */
+  keep(): Promise<void>;
+  /** On the disk with it, then into its place, and that on the disk too. */
   commit(): Promise<void>;
   /** The temporary file goes; what has the final name stays as it is. */
   discard(): Promise<void>;
@@ -33,8 +35,16 @@ export async function stage(filename: string, context: OperationContext): Promis
   const path = join(dirname(final), `.${basename(final)}.imgd-part`);
   const before = lookAt(final, filename);
   let held: Storage | undefined;
-  if (before !== undefined) {
-    if (!before.isFile()) {
+  let temporary: Storage | undefined;
+  const lockFile = (at: string): Promise<Storage> =>
+    openFile({
+      ...{ path: at, filename, writable: true, create: 'no' },
+      locks: permissionsFor({ role: 'create', writable: true }),
+      owner: context.owner,
+      confined: confine(filename, 'caller', context.policy),
+    });
+  const hold = async (found: Stats): Promise<void> => {
+    if (!found.isFile()) {
       throw new ImageError(
         'unsupported',
         `'${filename}' is no regular file: a new one cannot take its place`,
@@ -43,34 +53,58 @@ export async function stage(filename: string, context: OperationContext): Promis
         },
       );
     }
-    held = await openFile({
-      ...{ path: final, filename, writable: true, create: 'no' },
-      locks: permissionsFor({ role: 'create', writable: true }),
-      owner: context.owner,
-      confined: confine(filename, 'caller', context.policy),
-    });
+    held = await lockFile(final);
+  };
+  const left = lookAt(path, filename);
+  if (left?.isFile() === false) {
+    // A link, say: it would be followed, and then moved into the place.
+    throw new ImageError(
+      'unsupported',
+      `'${path}', the temporary file for '${filename}', is no regular file`,
+      {
+        path: filename,
+      },
+    );
   }
+  if (before !== undefined) await hold(before);
   const release = async (): Promise<void> => {
-    const file = held;
+    const files = [held, temporary];
     held = undefined;
-    await file?.close();
+    temporary = undefined;
+    for (const file of files) await file?.close();
   };
   return {
     path,
     release,
+    async keep() {
+      temporary = await lockFile(path);
+    },
     async commit() {
       try {
-        if (before !== undefined) keepAccess(path, before);
+        // What came to have the name meanwhile is replaced as one that had it before: where nobody uses it.
+        const now = lookAt(final, filename);
+        if (now !== undefined && (now.ino !== before?.ino || now.dev !== before.dev)) {
+          await held?.close();
+          held = undefined;
+          await hold(now);
+        }
+        const replaced = now ?? before;
+        if (replaced !== undefined) keepAccess(path, replaced);
         await synced(path);
         await rename(path, final);
         await synced(dirname(final));
       } catch (error) {
         throw hostError(`Could not put '${filename}' in its place`, error, { path: filename });
-      } finally {
-        await release();
       }
+      await release();
     },
     async discard() {
+      try {
+        temporary ??= await lockFile(path);
+      } catch (error) {
+        // Another job writes it by now.
+        if (error instanceof ImageError && error.kind === 'locked') return release();
+      }
       try {
         unlinkSync(path);
       } catch {
