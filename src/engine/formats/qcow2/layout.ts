@@ -575,6 +575,18 @@ export interface RefcountAccess {
   set(block: Uint8Array, index: number, value: number): void;
 }
 
+/** The first entry from `from` on that is zero; `entries`, the block's number of entries, for none. */
+export function firstZero(access: RefcountAccess, block: Uint8Array, from: number, entries: number): number {
+  // Full blocks are gone over at once; zero has no byte order.
+  if (block.byteLength === entries * 2 && block.byteOffset % 2 === 0) {
+    const found = new Uint16Array(block.buffer, block.byteOffset, entries).indexOf(0, from);
+    return found < 0 ? entries : found;
+  }
+  let entry = from;
+  while (entry < entries && access.get(block, entry) !== 0) entry++;
+  return entry;
+}
+
 /** Entries below a byte: the first entry is in the lowest bits. */
 function narrow(order: number): RefcountAccess {
   const bits = 1 << order;

@@ -12,6 +12,7 @@ import { ImageError } from '../../error.js';
 import { type CachedTable, TableCache } from '../metadata-cache.js';
 import { hex, type Image } from './image.js';
 import {
+  firstZero,
   type Geometry,
   headerOffset,
   loadTable,
@@ -233,8 +234,7 @@ export class Refcounts {
     for (;;) {
       const block = this.#coveringBlock(this.#hint);
       if (block instanceof Promise) return block;
-      let entry = this.#hint % entries;
-      while (entry < entries && this.#access.get(block.table, entry) !== 0) entry++;
+      const entry = firstZero(this.#access, block.table, this.#hint % entries, entries);
       const base = this.#hint - (this.#hint % entries);
       this.#hint = base + entry;
       if (entry === entries) continue;
@@ -262,10 +262,15 @@ export class Refcounts {
         position = start;
         continue;
       }
-      const used = this.#access.get(block.table, position % entries) !== 0;
+      const entry = position % entries;
+      const free = firstZero(this.#access, block.table, entry, entries);
+      if (free > entry) {
+        position += free - entry;
+        start = position;
+        continue;
+      }
       position++;
-      if (used) start = position;
-      else if (position - start === count) break;
+      if (position - start === count) break;
     }
     for (let cluster = start; cluster < start + count; ) {
       const block = this.#coveringBlock(cluster);
