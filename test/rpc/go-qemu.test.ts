@@ -18,7 +18,7 @@ it.runIf(process.env.IMGD_GO === '1')(
     });
     expect(built).toMatchObject({ status: 0, stderr: '' });
     const { daemon, socket, at } = await serveQmp(folder);
-    const done = run(program, [socket, at('disk.qcow2')]);
+    const done = run(program, [socket, at('disk.qcow2')], { timeout: 20_000 });
     expect(done).toMatchObject({ status: 0, stderr: '' });
     const nodes = JSON.parse(done.stdout) as { 'node-name': string }[];
     expect(nodes.map((node) => node['node-name'])).toEqual(['disk', 'file']);

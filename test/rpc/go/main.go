@@ -22,8 +22,15 @@ func main() {
 	must(err)
 	must(monitor.Connect())
 	defer monitor.Disconnect()
-	events, err := monitor.Events(nil)
+	stream, err := monitor.Events(nil)
 	must(err)
+	// It reads no reply while an event waits for its reader, and a job's first events come before the reply.
+	events := make(chan qmp.Event, 1000)
+	go func() {
+		for event := range stream {
+			events <- event
+		}
+	}()
 
 	run := func(command string, arguments interface{}) json.RawMessage {
 		request, err := json.Marshal(map[string]interface{}{"execute": command, "arguments": arguments})
