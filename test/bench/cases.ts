@@ -119,11 +119,11 @@ export function cases(inputs: Inputs): Timing[] {
     dd('1M', sizes.plain / 2),
   ];
   const formats = ['vmdk', 'vdi', 'vpc', 'vhdx', 'qed', 'qcow', 'parallels'].flatMap((format): Timing[] => {
-    const source = () => inputs.random('half.raw', sizes.plain / 2);
+    const source = () => inputs.random();
     return [
       convert(`raw -> ${format}`, 1, () => ['-f', 'raw', '-O', format, source()]),
       convert(`${format} -> raw`, 1, () => {
-        const image = inputs.converted(source(), `half.${format}`, '-f', 'raw', '-O', format);
+        const image = inputs.converted(source(), `random.${format}`, '-f', 'raw', '-O', format);
         return ['-f', format, '-O', 'raw', image];
       }),
     ];
