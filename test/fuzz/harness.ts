@@ -33,7 +33,8 @@ const only = process.env.IMGD_FUZZ_SEED;
 const start = Number(process.env.IMGD_FUZZ_START ?? 0);
 
 /** Time that a test of the suite may take, in ms. */
-export const fuzzTimeout = (seconds > 0 ? seconds * 1000 : 0) + 180_000;
+// A test runs two parsers at most.
+export const fuzzTimeout = (seconds > 0 ? 2 * seconds * 1000 : 0) + 180_000;
 
 const folder = join(tmpdir(), 'imgd-fuzz');
 
