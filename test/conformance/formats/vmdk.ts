@@ -40,6 +40,10 @@ export const vmdk: FormatCase = {
     compress: 'a flat subformat is refused by name, not as an invalid cluster size, and leaves no file',
   },
   refused: {
+    'sample stream': {
+      backing:
+        'commit into a finished stream: the reference writes behind its footer, and cannot open it any more',
+    },
     'sample version3': {
       backing:
         'commit into it: version 3 says that somebody tracks its changes; the reference forgets to ask',
