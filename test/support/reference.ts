@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { accessSync, constants, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
-import { afterAll, describe } from 'vitest';
+import { afterAll, describe, it } from 'vitest';
 
 function find(program: string): string | undefined {
   for (const folder of (process.env.PATH ?? '').split(delimiter)) {
@@ -40,7 +40,8 @@ export function describeInterop(name: string, body: () => void): void {
     throw new Error(`${name}: the reference qemu-img and qemu-io are required and not installed`);
   }
   process.stderr.write(`\nSKIPPED (no reference qemu-img/qemu-io in PATH): ${name}\n`);
-  describe.skip(name, body);
+  // The body is not run: it may make images with the reference while tests are collected.
+  describe.skip(name, () => it('needs the reference', () => undefined));
 }
 
 export interface RunResult {
