@@ -37,10 +37,10 @@ function say(text: string): void {
   process.stdout.write(`\n== ${text}\n`);
 }
 
-/** Files of this machine, some hundred MiB of them: what Node itself is installed from, and the system's programs. */
 /** mke2fs takes minutes for tens of thousands of small files in one folder. */
 const SMALLEST = 64 * 1024;
 
+/** Files of this machine, some hundred MiB of them: what Node itself is installed from, and the system's programs. */
 function* realFiles(limit: number): Generator<string> {
   const roots = [dirname(dirname(process.execPath)), '/usr/bin', '/usr/lib', '/usr/share'];
   const seen = new Set<string>();
