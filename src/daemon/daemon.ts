@@ -9,6 +9,7 @@ import { Owners } from './images/owners.js';
 import { createRouter } from './images/router.js';
 import { Journal } from './jobs/journal.js';
 import { JobManager } from './jobs/manager.js';
+import { exitNow } from './libc.js';
 import { ClaimError, claimSocket } from './listeners/claim.js';
 import { type OpenListeners, openListeners } from './listeners/open.js';
 import type { Accept, Transport } from './listeners/transport.js';
@@ -308,7 +309,7 @@ export async function main(argv: readonly string[], engine: string): Promise<voi
       sink.log.warn({ signal }, 'forced to stop');
       daemon.abandon();
       sink.flush();
-      process.exit(1);
+      exitNow(1);
     }
     sink.log.info({ signal }, 'signal');
     void daemon.stop(config.drain);
@@ -335,14 +336,14 @@ export async function main(argv: readonly string[], engine: string): Promise<voi
     sink.log.fatal({ err: error }, 'bug: the daemon ends');
     daemon.abandon();
     sink.flush();
-    process.exit(1);
+    exitNow(1);
   });
 
   notify('READY=1');
   watchdog();
   await daemon.stopped;
   sink.flush();
-  process.exit(0);
+  exitNow(0);
 }
 
 function handedOver(): HandedOver {

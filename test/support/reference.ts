@@ -69,7 +69,12 @@ export function run(
     ...(options.input === undefined ? {} : { input: options.input }),
     env: { ...process.env, LC_ALL: 'C', ...options.env },
   });
-  if (done.error !== undefined && done.status === null && done.signal === null) throw done.error;
+  // Also one that was stopped because it took too long: what it was and what it had said is the first thing asked.
+  if (done.error !== undefined) {
+    throw new Error(`${program} ${args.join(' ')}: ${done.error.message}\n${done.stderr}`, {
+      cause: done.error,
+    });
+  }
   return { status: done.status, stdout: done.stdout, stderr: done.stderr };
 }
 

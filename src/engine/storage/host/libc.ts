@@ -5,6 +5,7 @@
  */
 import { createRequire } from 'node:module';
 import { errnoName, systemError } from './errno.js';
+import { offerExit } from './exit.js';
 
 type Pointer = Uint8Array | null;
 
@@ -60,6 +61,7 @@ function load(): Libc | undefined {
         return undefined;
       }
     };
+    offerExit(library.func('void _exit(int code)') as (code: number) => void);
     return {
       errno: () => koffi.errno(),
       address: (buffer) => koffi.address(buffer),
