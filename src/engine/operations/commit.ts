@@ -6,7 +6,7 @@ import type { Extent } from '../node/driver.js';
 import type { ImageNode } from '../node/image.js';
 import { displayName, openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
-import { type CopySource, type CopyTotals, copy, type SourceRun } from './copy.js';
+import { type CopySource, type CopyTotals, copy, dataRun, type SourceRun } from './copy.js';
 
 const SECTOR = 512;
 
@@ -22,9 +22,7 @@ function jobError(error: unknown, what = 'Block job failed'): unknown {
 function sourceAbove(top: ImageNode, base: ImageNode): CopySource {
   const toRun = (extent: Extent): SourceRun => {
     const { kind, length } = extent;
-    if (kind === 'data') return { kind, length, read: (into) => extent.storage.read(extent.at, into) };
-    if (kind === 'packed') return { kind: 'data', length, read: (into) => extent.read(into) };
-    return { kind: kind === 'zero' ? 'zero' : 'skip', length };
+    return dataRun(extent, length) ?? { kind: kind === 'zero' ? 'zero' : 'skip', length };
   };
   return {
     size: top.size,

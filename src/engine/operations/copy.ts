@@ -6,6 +6,7 @@
  * a new image comes out in that order, unless `outOfOrder`.
  */
 import { ImageError, toImageError } from '../error.js';
+import type { Extent } from '../node/driver.js';
 import type { ChainExtent, ImageNode } from '../node/image.js';
 import { all } from '../node/image.js';
 import type { MaybePromise, Range } from '../storage/storage.js';
@@ -88,22 +89,22 @@ export interface CopyTotals {
   zeros: number;
 }
 
+/** What an extent holds; undefined where it is no data. In this thread where the host has it at hand. */
+export function dataRun(extent: Extent, length: number): SourceRun | undefined {
+  if (extent.kind === 'packed') return { kind: 'data', length, read: (into) => extent.read(into) };
+  if (extent.kind !== 'data') return undefined;
+  const { storage, at } = extent;
+  const read = (into: Buffer) => (storage.readNow?.(at, into) === true ? DONE : storage.read(at, into));
+  return { kind: 'data', length, read };
+}
+
 /** A chain's extents as a copy source. With `aboveBacking`, only the top layer is copied. */
 export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize: number): CopySource {
   const toRun = (found: ChainExtent): SourceRun => {
     const { extent, length } = found;
     const refused = image.unreadable(found);
     if (refused !== undefined) return { kind: 'data', length, read: () => Promise.reject(refused) };
-    if (extent?.kind === 'data') {
-      const { storage, at } = extent;
-      return {
-        kind: 'data',
-        length,
-        read: (into) => (storage.readNow?.(at, into) === true ? DONE : storage.read(at, into)),
-      };
-    }
-    if (extent?.kind === 'packed') return { kind: 'data', length, read: (into) => extent.read(into) };
-    return { kind: 'zero', length };
+    return (extent && dataRun(extent, length)) ?? { kind: 'zero', length };
   };
   const read = async (at: number, into: Buffer) => {
     const found = await Promise.resolve()
