@@ -1,5 +1,4 @@
 /** What is timed, and the ratio that is wanted of each. */
-import { rmSync } from 'node:fs';
 import type { Inputs } from './inputs.js';
 
 export interface Timing {
@@ -14,7 +13,7 @@ export interface Timing {
 
 export function cases(inputs: Inputs): Timing[] {
   const { out, sizes } = inputs;
-  const remove = () => rmSync(out, { force: true });
+  const remove = () => inputs.clear();
   const convert = (name: string, goal: number, args: () => readonly string[]): Timing => ({
     name: `convert ${name}`,
     goal,

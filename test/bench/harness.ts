@@ -74,14 +74,16 @@ export async function compare(test: Case, pairs: number): Promise<Row> {
   const reference: number[] = [];
   const ours: number[] = [];
   for (let i = -1; i < pairs; i++) {
-    const seconds: number[] = [];
-    for (const argv of [test.reference, test.ours]) {
-      test.reset?.();
+    const seconds = [0, 0];
+    // In turn, so that what one leaves behind does not always meet the same other.
+    for (const which of i % 2 === 0 ? [0, 1] : [1, 0]) {
+      const argv = which === 0 ? test.reference : test.ours;
       // What was written before would be written back during the run.
       execFileSync('sync');
+      test.reset?.();
       const run = await timed(argv, test.env === undefined ? {} : { env: { ...process.env, ...test.env } });
       if (run.status !== 0) throw new Error(`${test.name}: ${argv.join(' ')} ended with ${run.status}`);
-      seconds.push(run.seconds);
+      seconds[which] = run.seconds;
     }
     if (i < 0) continue;
     reference.push(seconds[0]!);
