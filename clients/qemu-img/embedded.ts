@@ -1,10 +1,12 @@
 /** Operations run in this process: the engine is loaded when the first one starts. */
 import { RequestError } from './errors.js';
+import { exitBy } from './exit.js';
 import type { Transport } from './transport.js';
 
 export const embedded: Transport = {
   async run(method, params, listeners, signal) {
-    const { createPacer, runOperation } = await import('../../src/engine/index.js');
+    const { createPacer, exitNow, runOperation } = await import('../../src/engine/index.js');
+    exitBy(exitNow);
     // A listener that throws (a map that cannot be shown) ends the operation.
     const stop = new AbortController();
     const either = AbortSignal.any([signal, stop.signal]);

@@ -13,7 +13,7 @@ export function libcFunction<F extends (...args: number[]) => number>(prototype:
   }
 }
 
-/** Ends the process at once, for the reasons in the engine's storage/host/exit.ts. What is buffered must be flushed. */
+/** Ends the process at once, as the engine's function of this name does. What is buffered must be flushed. */
 export function exitNow(code: number): never {
   libcFunction<(code: number) => number>('int _exit(int code)')?.(code);
   process.exit(code);

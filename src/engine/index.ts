@@ -50,3 +50,4 @@ export async function preload(): Promise<void> {
 export { ImageError } from './error.js';
 export type { OperationContext } from './operations/context.js';
 export { createPacer } from './operations/pacer.js';
+export { exitNow } from './storage/host/libc.js';

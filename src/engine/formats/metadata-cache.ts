@@ -70,6 +70,11 @@ export class TableCache<T> {
     return found;
   }
 
+  /** The table at host offset `at`, or what has to be waited for before asking again. */
+  get(at: number): CachedTable<T> | Promise<void> {
+    return this.peek(at) ?? this.load(at);
+  }
+
   has(at: number): boolean {
     return this.#tables.has(at);
   }
@@ -228,6 +233,11 @@ export interface Stage {
   readonly after: readonly Stage[];
   dirty(): boolean;
   write(): Promise<void>;
+}
+
+/** All tables of a cache. */
+export function tableStage<T>(name: string, after: readonly Stage[], cache: TableCache<T>): Stage {
+  return { name, after, dirty: () => cache.dirty, write: () => cache.write() };
 }
 
 /** Guest data: the access path writes it, and nobody knows whether it has reached stable storage. */

@@ -40,3 +40,15 @@ export const common = {
   cwd: v.optional(v.string()),
   objects: v.optional(v.array(UserObject)),
 };
+
+/** How operations on an image fail that read it, and those that write it, too. */
+export const readErrors = [
+  'not-found',
+  'access',
+  'locked',
+  'corrupt',
+  'unsupported',
+  'denied',
+  'invalid',
+] as const;
+export const writeErrors = [...readErrors, 'no-space', 'io', 'cancelled'] as const;

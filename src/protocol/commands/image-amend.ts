@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { common, FormatOptions, ImageRef } from './common.js';
+import { common, FormatOptions, ImageRef, writeErrors } from './common.js';
 
 export const imageAmend = command({
   name: 'image-amend',
@@ -13,18 +13,7 @@ export const imageAmend = command({
     force: v.optional(v.boolean()),
   }),
   result: v.strictObject({}),
-  errors: [
-    'not-found',
-    'access',
-    'no-space',
-    'locked',
-    'corrupt',
-    'unsupported',
-    'denied',
-    'invalid',
-    'io',
-    'cancelled',
-  ],
+  errors: writeErrors,
   job: true,
 });
 export type ImageAmendParams = ParamsOf<typeof imageAmend>;

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, readErrors } from './common.js';
 
 const Count = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(2147483647));
 const CountOrZero = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2147483647));
@@ -36,7 +36,7 @@ export const imageBench = command({
     flushes: v.number(),
     bytes: Bytes,
   }),
-  errors: ['not-found', 'access', 'locked', 'corrupt', 'unsupported', 'denied', 'invalid', 'io', 'limit'],
+  errors: [...readErrors, 'io', 'limit'],
   job: true,
 });
 export type ImageBenchParams = ParamsOf<typeof imageBench>;

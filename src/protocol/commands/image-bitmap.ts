@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, writeErrors } from './common.js';
 
 const BitmapAction = v.variant('action', [
   v.strictObject({ action: v.picklist(['add', 'remove', 'clear', 'enable', 'disable']) }),
@@ -25,19 +25,7 @@ export const imageBitmap = command({
   result: v.strictObject({
     bitmaps: v.array(v.strictObject({ name: v.string(), granularity: Bytes, flags: v.array(v.string()) })),
   }),
-  errors: [
-    'not-found',
-    'access',
-    'no-space',
-    'locked',
-    'corrupt',
-    'unsupported',
-    'denied',
-    'invalid',
-    'limit',
-    'io',
-    'cancelled',
-  ],
+  errors: [...writeErrors, 'limit'],
   job: true,
 });
 export type ImageBitmapParams = ParamsOf<typeof imageBitmap>;

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, readErrors } from './common.js';
 
 /** QAPI's ImageCheck; counts that are zero are absent, but for `check-errors`. */
 export const ImageCheck = v.strictObject({
@@ -28,7 +28,7 @@ export const imageCheck = command({
     repair: v.optional(v.picklist(['leaks', 'all'])),
   }),
   result: v.strictObject({ check: ImageCheck, repaired: v.optional(ImageCheck) }),
-  errors: ['not-found', 'access', 'locked', 'corrupt', 'unsupported', 'denied', 'invalid'],
+  errors: readErrors,
   job: true,
 });
 export type ImageCheckParams = ParamsOf<typeof imageCheck>;

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, writeErrors } from './common.js';
 
 export const imageCommit = command({
   name: 'image-commit',
@@ -23,18 +23,7 @@ export const imageCommit = command({
     zeros: Bytes,
     emptied: v.boolean(),
   }),
-  errors: [
-    'not-found',
-    'access',
-    'no-space',
-    'locked',
-    'corrupt',
-    'unsupported',
-    'denied',
-    'invalid',
-    'io',
-    'cancelled',
-  ],
+  errors: writeErrors,
   job: true,
 });
 export type ImageCommitParams = ParamsOf<typeof imageCommit>;

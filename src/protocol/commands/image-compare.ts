@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, readErrors } from './common.js';
 
 export const imageCompare = command({
   name: 'image-compare',
@@ -19,7 +19,7 @@ export const imageCompare = command({
     /** The sentence that qemu-img prints. */
     text: v.string(),
   }),
-  errors: ['not-found', 'access', 'locked', 'corrupt', 'unsupported', 'denied', 'invalid', 'io'],
+  errors: [...readErrors, 'io'],
   job: true,
 });
 export type ImageCompareParams = ParamsOf<typeof imageCompare>;

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, CacheMode, common, FormatOptions, ImageRef } from './common.js';
+import { Bytes, CacheMode, common, FormatOptions, ImageRef, writeErrors } from './common.js';
 
 /** What a dry run found. */
 export const ConvertPlan = v.strictObject({
@@ -105,18 +105,7 @@ export const imageConvert = command({
     /** Of a dry run. */
     plan: v.optional(ConvertPlan),
   }),
-  errors: [
-    'not-found',
-    'access',
-    'no-space',
-    'locked',
-    'corrupt',
-    'unsupported',
-    'denied',
-    'invalid',
-    'io',
-    'cancelled',
-  ],
+  errors: writeErrors,
   job: true,
 });
 export type ImageConvertParams = ParamsOf<typeof imageConvert>;

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, writeErrors } from './common.js';
 
 export const imageDd = command({
   name: 'image-dd',
@@ -21,18 +21,7 @@ export const imageDd = command({
     /** Guest bytes that were copied. */
     copied: Bytes,
   }),
-  errors: [
-    'not-found',
-    'access',
-    'no-space',
-    'locked',
-    'corrupt',
-    'unsupported',
-    'denied',
-    'invalid',
-    'io',
-    'cancelled',
-  ],
+  errors: writeErrors,
   job: true,
 });
 export type ImageDdParams = ParamsOf<typeof imageDd>;

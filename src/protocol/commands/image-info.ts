@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, readErrors } from './common.js';
 
 /** QAPI's ImageInfo; the keys in the order in which the reference prints them. */
 export const ImageInfo = v.looseObject({
@@ -30,7 +30,7 @@ export const imageInfo = command({
     'backing-chain': v.optional(v.boolean()),
   }),
   result: v.strictObject({ images: v.array(ImageInfo) }),
-  errors: ['not-found', 'access', 'locked', 'corrupt', 'unsupported', 'denied', 'invalid'],
+  errors: readErrors,
   job: true,
 });
 export type ImageInfoParams = ParamsOf<typeof imageInfo>;

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, readErrors } from './common.js';
 
 /** QAPI's MapEntry. */
 export const MapEntry = v.strictObject({
@@ -28,7 +28,7 @@ export const imageMap = command({
     stream: v.optional(v.boolean()),
   }),
   result: v.strictObject({ count: v.number(), entries: v.optional(v.array(MapEntry)) }),
-  errors: ['not-found', 'access', 'locked', 'corrupt', 'unsupported', 'denied', 'invalid', 'limit'],
+  errors: [...readErrors, 'limit'],
   job: true,
 });
 export type ImageMapParams = ParamsOf<typeof imageMap>;

@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, FormatOptions, ImageRef } from './common.js';
+import { Bytes, common, FormatOptions, ImageRef, readErrors } from './common.js';
 
 /** A count of bytes up to 2^63: a number, or decimal digits where a number would not be exact. */
 const LargeBytes = v.union([Bytes, v.pipe(v.string(), v.regex(/^[0-9]{16,19}$/))]);
@@ -31,7 +31,7 @@ export const imageMeasure = command({
     snapshot: v.optional(v.string()),
   }),
   result: Measurement,
-  errors: ['not-found', 'access', 'locked', 'corrupt', 'unsupported', 'denied', 'invalid', 'limit'],
+  errors: [...readErrors, 'limit'],
   job: true,
 });
 export type ImageMeasureParams = ParamsOf<typeof imageMeasure>;

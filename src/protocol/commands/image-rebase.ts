@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, CacheMode, common, ImageRef } from './common.js';
+import { Bytes, CacheMode, common, ImageRef, writeErrors } from './common.js';
 
 export const imageRebase = command({
   name: 'image-rebase',
@@ -23,18 +23,7 @@ export const imageRebase = command({
     written: Bytes,
     zeros: Bytes,
   }),
-  errors: [
-    'not-found',
-    'access',
-    'no-space',
-    'locked',
-    'corrupt',
-    'unsupported',
-    'denied',
-    'invalid',
-    'io',
-    'cancelled',
-  ],
+  errors: writeErrors,
   job: true,
 });
 export type ImageRebaseParams = ParamsOf<typeof imageRebase>;

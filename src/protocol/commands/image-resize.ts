@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { Bytes, common, ImageRef } from './common.js';
+import { Bytes, common, ImageRef, writeErrors } from './common.js';
 
 export const imageResize = command({
   name: 'image-resize',
@@ -20,19 +20,7 @@ export const imageResize = command({
     before: Bytes,
     size: Bytes,
   }),
-  errors: [
-    'not-found',
-    'access',
-    'no-space',
-    'locked',
-    'corrupt',
-    'unsupported',
-    'denied',
-    'invalid',
-    'limit',
-    'io',
-    'cancelled',
-  ],
+  errors: [...writeErrors, 'limit'],
   job: true,
 });
 export type ImageResizeParams = ParamsOf<typeof imageResize>;

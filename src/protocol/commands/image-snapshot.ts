@@ -1,6 +1,6 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
-import { common, ImageRef } from './common.js';
+import { common, ImageRef, writeErrors } from './common.js';
 
 /** QAPI's SnapshotInfo. */
 export const SnapshotInfo = v.strictObject({
@@ -27,19 +27,7 @@ export const imageSnapshot = command({
     snapshot: v.optional(v.string()),
   }),
   result: v.strictObject({ snapshots: v.array(SnapshotInfo) }),
-  errors: [
-    'not-found',
-    'access',
-    'no-space',
-    'locked',
-    'corrupt',
-    'unsupported',
-    'denied',
-    'invalid',
-    'limit',
-    'io',
-    'cancelled',
-  ],
+  errors: [...writeErrors, 'limit'],
   job: true,
 });
 export type ImageSnapshotParams = ParamsOf<typeof imageSnapshot>;

@@ -2,7 +2,7 @@
 import { errnoText, ImageError } from '../../error.js';
 import { ForwardStorage } from '../../node/filters/forward.js';
 import type { Storage } from '../../storage/storage.js';
-import { type CachedTable, GUEST_DATA, type Stage, TableCache, Writeback } from '../metadata-cache.js';
+import { type CachedTable, GUEST_DATA, TableCache, tableStage, Writeback } from '../metadata-cache.js';
 import { ENTRY_BYTES, type Geometry, L1_PAGE_BYTES, loadPage, type QcowHeader, storePage } from './layout.js';
 
 export type Header = ReturnType<typeof QcowHeader.decode>;
@@ -75,18 +75,8 @@ export class QcowImage {
     const l1File = new L1Storage(file, this.l1At + this.l1Bytes);
     this.l1 = cache(l1File, L1_PAGE_BYTES, L1_CACHE_BYTES, 'read', 'l1_update');
     this.l2 = cache(file, geometry.l2Bytes, L2_CACHE_BYTES, 'l2_load', 'l2_update');
-    const tables: Stage = {
-      name: 'L2 tables',
-      after: [GUEST_DATA],
-      dirty: () => this.l2.dirty,
-      write: () => this.l2.write(),
-    };
-    const directory: Stage = {
-      name: 'L1 table',
-      after: [GUEST_DATA, tables],
-      dirty: () => this.l1.dirty,
-      write: () => this.l1.write(),
-    };
+    const tables = tableStage('L2 tables', [GUEST_DATA], this.l2);
+    const directory = tableStage('L1 table', [GUEST_DATA, tables], this.l1);
     this.writeback = new Writeback([tables, directory], () => file.flush());
   }
 
@@ -96,15 +86,10 @@ export class QcowImage {
     return new ImageError('corrupt', errnoText('EIO'), context);
   }
 
-  /** A table that is wanted, or what has to be waited for before asking again. */
-  table(cache: TableCache<Uint32Array>, at: number): Table | Promise<void> {
-    return cache.peek(at) ?? cache.load(at);
-  }
-
   /** The page of the L1 table that has the entry. */
   l1Page(index: number): Table | Promise<void> {
     const first = Math.floor((index * ENTRY_BYTES) / L1_PAGE_BYTES) * L1_PAGE_BYTES;
-    return this.table(this.l1, this.l1At + first);
+    return this.l1.get(this.l1At + first);
   }
 
   /** Whether an L2 table may be there: anywhere in what a file can be, as for the reference. */

@@ -1,9 +1,10 @@
 /** Where guest bytes are: the walk over the L1 table and L2 tables. */
 import type { Extent } from '../../node/driver.js';
 import type { MaybePromise, Range } from '../../storage/storage.js';
+import { later } from '../later.js';
+import type { PackedReader } from '../packed-reader.js';
 import type { QcowImage } from './image.js';
 import { ENTRY_BYTES, entryAt, isCompressed, L1_PAGE_BYTES, packedAt, packedLength } from './layout.js';
-import type { PackedReader } from './packed.js';
 
 /** L1 entries that one answer covers at most. */
 const MAX_TABLES = 1 << 16;
@@ -21,16 +22,7 @@ export class Mapping {
   /** The first extent of the range, merged as far as tables are in memory. */
   map(range: Range): MaybePromise<Extent> {
     const found = this.#attempt(range);
-    return found instanceof Promise ? this.#later(range, found) : found;
-  }
-
-  async #later(range: Range, pending: Promise<void>): Promise<Extent> {
-    for (let waiting = pending; ; ) {
-      await waiting;
-      const found = this.#attempt(range);
-      if (!(found instanceof Promise)) return found;
-      waiting = found;
-    }
+    return found instanceof Promise ? later(found, () => this.#attempt(range)) : found;
   }
 
   #attempt({ at, length }: Range): Extent | Promise<void> {
@@ -59,7 +51,7 @@ export class Mapping {
         if (kind !== undefined) break;
         throw image.damaged(image.l1At + index * ENTRY_BYTES);
       }
-      const table = image.table(image.l2, tableAt);
+      const table = image.l2.get(tableAt);
       if (table instanceof Promise) {
         if (kind !== undefined) break;
         return table;

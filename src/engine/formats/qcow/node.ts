@@ -9,10 +9,11 @@ import type {
   WriteTarget,
 } from '../../node/driver.js';
 import type { MaybePromise, Range, Storage } from '../../storage/storage.js';
+import type { PackedReader } from '../packed-reader.js';
 import type { QcowImage } from './image.js';
 import { CRYPT_NONE, QcowHeader, WINDOW_BITS } from './layout.js';
 import { Mapping } from './mapping.js';
-import { PackedReader } from './packed.js';
+import { packedReader } from './packed.js';
 import { Writer } from './write.js';
 
 export class QcowNode implements FormatNode {
@@ -29,7 +30,7 @@ export class QcowNode implements FormatNode {
     this.#image = image;
     const { clusterSize } = image.geometry;
     this.unit = clusterSize;
-    this.#packed = new PackedReader(image);
+    this.#packed = packedReader(image);
     this.#mapping = new Mapping(image, this.#packed);
     const writer = new Writer(image, this.#packed);
     this.#writer = writer;

@@ -2,6 +2,8 @@
 import { ImageError } from '../../error.js';
 import type { WriteTarget } from '../../node/driver.js';
 import type { MaybePromise, Range } from '../../storage/storage.js';
+import { later } from '../later.js';
+import type { PackedReader } from '../packed-reader.js';
 import type { QcowImage, Table } from './image.js';
 import {
   ENTRY_BYTES,
@@ -12,7 +14,6 @@ import {
   setEntry,
   setPacked,
 } from './layout.js';
-import type { PackedReader } from './packed.js';
 
 /** One target covers at most this many guest bytes. */
 const MAX_TARGET = 8 << 20;
@@ -34,16 +35,7 @@ export class Writer {
 
   prepareWrite(range: Range): MaybePromise<WriteTarget> {
     const found = this.#attempt(range);
-    return found instanceof Promise ? this.#later(range, found) : found;
-  }
-
-  async #later(range: Range, pending: Promise<void>): Promise<WriteTarget> {
-    for (let waiting = pending; ; ) {
-      await waiting;
-      const found = this.#attempt(range);
-      if (!(found instanceof Promise)) return found;
-      waiting = found;
-    }
+    return found instanceof Promise ? later(found, () => this.#attempt(range)) : found;
   }
 
   /**
@@ -63,7 +55,7 @@ export class Writer {
     const at = entryAt(page.table, slot);
     if (at !== 0) {
       if (!image.validTable(at)) throw image.damaged(image.l1At + index * ENTRY_BYTES);
-      const table = image.table(image.l2, at);
+      const table = image.l2.get(at);
       return table instanceof Promise ? table : { table, entry };
     }
     const fresh = image.allocate(l2Bytes, clusterSize);

@@ -1,7 +1,8 @@
 /** Where guest bytes are: the walk over L1 and L2 tables. */
 import type { Extent } from '../../node/driver.js';
 import type { MaybePromise, Range } from '../../storage/storage.js';
-import type { CompressedReader } from './compressed.js';
+import { later } from '../later.js';
+import type { PackedReader } from '../packed-reader.js';
 import { hex, type Image, type L2Table } from './image.js';
 import {
   clusterKind,
@@ -27,11 +28,11 @@ type MapKind = Kind | typeof RESERVED;
 
 export class Mapping {
   readonly #image: Image;
-  readonly #packed: CompressedReader;
+  readonly #packed: PackedReader;
   readonly #l1: () => Uint32Array;
   #lastMiss = -1;
 
-  constructor(image: Image, packed: CompressedReader, l1: () => Uint32Array) {
+  constructor(image: Image, packed: PackedReader, l1: () => Uint32Array) {
     this.#image = image;
     this.#packed = packed;
     this.#l1 = l1;
@@ -40,17 +41,7 @@ export class Mapping {
   /** The first extent of the range; merged over clusters and over tables that are in memory. */
   map(range: Range): MaybePromise<Extent> {
     const found = this.#attempt(range);
-    return found instanceof Promise ? this.#wait(range, found) : found;
-  }
-
-  async #wait(range: Range, pending: Promise<void>): Promise<Extent> {
-    let waiting = pending;
-    for (;;) {
-      await waiting;
-      const found = this.#attempt(range);
-      if (!(found instanceof Promise)) return found;
-      waiting = found;
-    }
+    return found instanceof Promise ? later(found, () => this.#attempt(range)) : found;
   }
 
   /** The L2 table of an L1 entry: 0 where there is none, a promise where it is not in memory. */

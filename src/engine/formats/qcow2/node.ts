@@ -14,13 +14,14 @@ import type {
   WriteTarget,
 } from '../../node/driver.js';
 import type { MaybePromise, Preallocation, Range, Storage } from '../../storage/storage.js';
-import { GUEST_DATA, type Stage, Writeback } from '../metadata-cache.js';
+import { GUEST_DATA, type Stage, tableStage, Writeback } from '../metadata-cache.js';
+import type { PackedReader } from '../packed-reader.js';
 import { amend } from './amend.js';
 import { changeBacking } from './backing.js';
 import { Bitmaps } from './bitmap-store.js';
 import type { BitmapDirectory, StoredBitmap } from './bitmaps.js';
 import { checker } from './check.js';
-import { CompressedReader, compressCluster } from './compressed.js';
+import { compressCluster, packedReader } from './compressed.js';
 import { emptyByEntries, emptyCompact, emptyWhole } from './empty.js';
 import { type Header, readHeader } from './header.js';
 import type { Image } from './image.js';
@@ -60,12 +61,7 @@ interface Parts {
  * written in this order too: their counts are never behind, so that their dirty bit need not be set.
  */
 function stages(image: Image, refcounts: Refcounts, tables: Tables): readonly Stage[] {
-  const blocks: Stage = {
-    name: 'refcount blocks',
-    after: [],
-    dirty: () => refcounts.blocks.dirty,
-    write: () => refcounts.blocks.write(),
-  };
+  const blocks = tableStage('refcount blocks', [], refcounts.blocks);
   const refcountTable: Stage = {
     name: 'refcount table',
     after: [blocks],
@@ -78,12 +74,7 @@ function stages(image: Image, refcounts: Refcounts, tables: Tables): readonly St
     dirty: () => refcounts.tableMoved,
     write: () => refcounts.writePointer(),
   };
-  const l2: Stage = {
-    name: 'L2 tables',
-    after: [GUEST_DATA, blocks, refcountTable, pointer],
-    dirty: () => image.l2.dirty,
-    write: () => image.l2.write(),
-  };
+  const l2 = tableStage('L2 tables', [GUEST_DATA, blocks, refcountTable, pointer], image.l2);
   const l1: Stage = {
     name: 'L1 table',
     after: [GUEST_DATA, blocks, refcountTable, pointer, l2],
@@ -109,7 +100,7 @@ export class Qcow2Node implements FormatNode {
   readonly snapshots: SnapshotFacet;
   readonly #image: Image;
   readonly #parts: Parts;
-  readonly #packed: CompressedReader;
+  readonly #packed: PackedReader;
   readonly #mapping: Mapping;
   readonly #write: WriteParts | undefined;
   readonly bitmapStore: Bitmaps;
@@ -123,7 +114,7 @@ export class Qcow2Node implements FormatNode {
     this.bitmapStore = new Bitmaps(image, refcounts, bitmaps);
     this.unit = image.geometry.subclusterSize;
     this.children = new Map(image.dataFile === undefined ? [] : [['data-file', image.dataFile]]);
-    this.#packed = new CompressedReader(image);
+    this.#packed = packedReader(image);
     this.#mapping = new Mapping(image, this.#packed, () => image.l1);
     if (refcounts !== undefined) {
       const tables = new Tables(image, refcounts);

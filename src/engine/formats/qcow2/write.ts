@@ -3,7 +3,8 @@
 import { ImageError } from '../../error.js';
 import type { WriteTarget } from '../../node/driver.js';
 import type { MaybePromise, Range, Storage } from '../../storage/storage.js';
-import type { CompressedReader } from './compressed.js';
+import { later } from '../later.js';
+import type { PackedReader } from '../packed-reader.js';
 import { hex, type Image, type L2Table } from './image.js';
 import {
   allocatedMask,
@@ -98,7 +99,7 @@ export class Writer {
   readonly #image: Image;
   readonly #tables: Tables;
   readonly #refcounts: Refcounts;
-  readonly #packed: CompressedReader;
+  readonly #packed: PackedReader;
   /** Runs once before the first change of guest data. */
   #prepare: (() => Promise<void>) | undefined;
   #preparing: Promise<void> | undefined;
@@ -112,7 +113,7 @@ export class Writer {
     image: Image,
     tables: Tables,
     refcounts: Refcounts,
-    packed: CompressedReader,
+    packed: PackedReader,
     prepare: (() => Promise<void>) | undefined,
   ) {
     this.#image = image;
@@ -143,23 +144,12 @@ export class Writer {
   }
 
   prepareWrite(range: Range): MaybePromise<WriteTarget> {
-    this.#image.checkAlive();
     const found = this.#attempt(range);
-    return found instanceof Promise ? this.#wait(range, found) : found;
-  }
-
-  async #wait(range: Range, pending: Promise<void>): Promise<WriteTarget> {
-    let waiting = pending;
-    for (;;) {
-      await waiting;
-      this.#image.checkAlive();
-      const found = this.#attempt(range);
-      if (!(found instanceof Promise)) return found;
-      waiting = found;
-    }
+    return found instanceof Promise ? later(found, () => this.#attempt(range)) : found;
   }
 
   #attempt({ at, length }: Range): WriteTarget | Promise<void> {
+    this.#image.checkAlive();
     const { geometry, data } = this.#image;
     const { clusterSize, l2Entries, l2Words, extendedL2 } = geometry;
     const end = at + Math.min(length, MAX_TARGET);

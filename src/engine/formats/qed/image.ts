@@ -1,7 +1,7 @@
 /** What the parts of one open QED image share: its file, its header, its tables in memory, and where the file ends. */
 import { errnoText, ImageError } from '../../error.js';
 import type { Storage } from '../../storage/storage.js';
-import { type CachedTable, GUEST_DATA, type Stage, TableCache, Writeback } from '../metadata-cache.js';
+import { type CachedTable, GUEST_DATA, TableCache, tableStage, Writeback } from '../metadata-cache.js';
 import { Feature, type Geometry, loadPage, QedHeader, SECTOR, storePage } from './layout.js';
 
 export type Header = ReturnType<typeof QedHeader.decode>;
@@ -48,18 +48,8 @@ export class QedImage {
     this.l2 = cache(L2_CACHE_BYTES, 'l2_load', 'l2_update');
     // Both after what they point to: a new L2 table is zeros in the file before it is linked, so that it need not wait
     // for its entries. So the image is consistent at every instant, and the need-check bit need not be set.
-    const tables: Stage = {
-      name: 'L2 tables',
-      after: [GUEST_DATA],
-      dirty: () => this.l2.dirty,
-      write: () => this.l2.write(),
-    };
-    const directory: Stage = {
-      name: 'L1 table',
-      after: [GUEST_DATA],
-      dirty: () => this.l1.dirty,
-      write: () => this.l1.write(),
-    };
+    const tables = tableStage('L2 tables', [GUEST_DATA], this.l2);
+    const directory = tableStage('L1 table', [GUEST_DATA], this.l1);
     this.writeback = new Writeback([tables, directory], () => file.flush());
   }
 
@@ -84,11 +74,6 @@ export class QedImage {
   /** Rewrites the header's fields in place, one sector; what is behind them stays. */
   async writeHeader(): Promise<void> {
     await this.file.write(0, QedHeader.encode(this.header));
-  }
-
-  /** A page that is wanted, or what has to be waited for before asking again. */
-  page(cache: TableCache<Uint32Array>, at: number): Page | Promise<void> {
-    return cache.peek(at) ?? cache.load(at);
   }
 
   /** What has to come first where tables are about to be changed: a writeback that is due, or one that runs. */

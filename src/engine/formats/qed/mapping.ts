@@ -33,7 +33,7 @@ function attempt(image: QedImage, { at, length }: Range): Extent | Promise<void>
   let position = at;
   for (let tables = 0; position < end && (kind === undefined || tables < MAX_TABLES); tables++) {
     const index = Math.floor(position / l2Span);
-    const directory = image.page(image.l1, image.l1At + Math.floor(index / pageEntries) * pageBytes);
+    const directory = image.l1.get(image.l1At + Math.floor(index / pageEntries) * pageBytes);
     if (directory instanceof Promise) {
       if (kind !== undefined) break;
       return directory;
@@ -53,7 +53,7 @@ function attempt(image: QedImage, { at, length }: Range): Extent | Promise<void>
     let cluster = Math.floor(position / clusterSize) - index * geometry.tableEntries;
     while (position < tableEnd) {
       const pageAt = tableAt + Math.floor(cluster / pageEntries) * pageBytes;
-      const page = image.page(image.l2, pageAt);
+      const page = image.l2.get(pageAt);
       if (page instanceof Promise) {
         if (kind === undefined) return page;
         return extent(image, kind, position - at, host);

@@ -1,6 +1,7 @@
 /** Writing guest clusters: where new ones go, and how they are linked after they were written. */
 import type { WriteTarget } from '../../node/driver.js';
 import type { MaybePromise, Range } from '../../storage/storage.js';
+import { later } from '../later.js';
 import type { Page, QedImage } from './image.js';
 import { ENTRY_BYTES, entryAt, setEntry, UNALLOCATED, ZERO_CLUSTER } from './layout.js';
 
@@ -33,16 +34,7 @@ export class Writer {
 
   prepareWrite(range: Range): MaybePromise<WriteTarget> {
     const found = this.#attempt(range);
-    return found instanceof Promise ? this.#later(range, found) : found;
-  }
-
-  async #later(range: Range, pending: Promise<void>): Promise<WriteTarget> {
-    for (let waiting = pending; ; ) {
-      await waiting;
-      const found = this.#attempt(range);
-      if (!(found instanceof Promise)) return found;
-      waiting = found;
-    }
+    return found instanceof Promise ? later(found, () => this.#attempt(range)) : found;
   }
 
   /** As `#find`, with a table that is made where there is none. */
@@ -58,13 +50,13 @@ export class Writer {
     const due = image.due();
     if (due !== undefined) return due;
     const index = Math.floor(cluster / tableEntries);
-    const directory = image.page(image.l1, image.l1At + Math.floor(index / pageEntries) * pageBytes);
+    const directory = image.l1.get(image.l1At + Math.floor(index / pageEntries) * pageBytes);
     if (directory instanceof Promise) return directory;
     const tableAt = entryAt(directory.table, index % pageEntries);
     if (tableAt === UNALLOCATED) return { missing: index };
     if (!image.validTable(tableAt)) throw image.damaged(image.l1At + index * ENTRY_BYTES);
     const within = cluster % tableEntries;
-    const page = image.page(image.l2, tableAt + Math.floor(within / pageEntries) * pageBytes);
+    const page = image.l2.get(tableAt + Math.floor(within / pageEntries) * pageBytes);
     if (page instanceof Promise) return page;
     return { page, entry: within % pageEntries };
   }
@@ -92,8 +84,7 @@ export class Writer {
     }
     for (;;) {
       const page =
-        image.writeback.running ??
-        image.page(image.l1, image.l1At + Math.floor(index / pageEntries) * pageBytes);
+        image.writeback.running ?? image.l1.get(image.l1At + Math.floor(index / pageEntries) * pageBytes);
       if (page instanceof Promise) {
         await page;
         continue;

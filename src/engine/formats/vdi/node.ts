@@ -3,6 +3,7 @@ import { ImageError } from '../../error.js';
 import type { CheckFacet, Extent, FormatInfo, FormatNode, WriteTarget } from '../../node/driver.js';
 import type { MaybePromise, Range, Storage } from '../../storage/storage.js';
 import { EntryTable, PAGE_ENTRIES } from '../entry-table.js';
+import { later } from '../later.js';
 import { GUEST_DATA, type Stage, Writeback } from '../metadata-cache.js';
 import { Blocks } from './blocks.js';
 import { vdiChecker } from './check.js';
@@ -128,17 +129,7 @@ export class VdiNode implements FormatNode {
 
   prepareWrite(range: Range): MaybePromise<WriteTarget> {
     const found = this.#attempt(range);
-    return found instanceof Promise ? this.#wait(range, found) : found;
-  }
-
-  async #wait(range: Range, pending: Promise<unknown>): Promise<WriteTarget> {
-    let waiting = pending;
-    for (;;) {
-      await waiting;
-      const found = this.#attempt(range);
-      if (!(found instanceof Promise)) return found;
-      waiting = found;
-    }
+    return found instanceof Promise ? later(found, () => this.#attempt(range)) : found;
   }
 
   #attempt({ at, length }: Range): WriteTarget | Promise<unknown> {

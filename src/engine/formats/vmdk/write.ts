@@ -2,6 +2,7 @@
 import { ImageError } from '../../error.js';
 import type { WriteTarget } from '../../node/driver.js';
 import type { MaybePromise, Range, Storage } from '../../storage/storage.js';
+import { later } from '../later.js';
 import { renewCid } from './cid.js';
 import { DirtyTables } from './dirty.js';
 import type { SparseExtent, VmdkExtent } from './extent.js';
@@ -113,17 +114,7 @@ export class Writer {
 
   prepareWrite(range: Range): MaybePromise<WriteTarget> {
     const found = this.#attempt(range);
-    return found instanceof Promise ? this.#wait(range, found) : found;
-  }
-
-  async #wait(range: Range, pending: Promise<unknown>): Promise<WriteTarget> {
-    let waiting = pending;
-    for (;;) {
-      await waiting;
-      const found = this.#attempt(range);
-      if (!(found instanceof Promise)) return found;
-      waiting = found;
-    }
+    return found instanceof Promise ? later(found, () => this.#attempt(range)) : found;
   }
 
   #extentAt(at: number): VmdkExtent {

@@ -5,7 +5,6 @@
  */
 import { createRequire } from 'node:module';
 import { errnoName, systemError } from './errno.js';
-import { offerExit } from './exit.js';
 
 type Pointer = Uint8Array | null;
 
@@ -32,6 +31,8 @@ export interface Libc {
   readonly preadv2:
     | CFunction<[fd: number, iov: Uint8Array, count: number, offset: number, flags: number]>
     | undefined;
+  /** Does not return. */
+  readonly exit: (code: number) => void;
   readonly statx:
     | CFunction<[fd: number, path: string, flags: number, mask: number, into: Uint8Array]>
     | undefined;
@@ -61,7 +62,6 @@ function load(): Libc | undefined {
         return undefined;
       }
     };
-    offerExit(library.func('void _exit(int code)') as (code: number) => void);
     return {
       errno: () => koffi.errno(),
       address: (buffer) => koffi.address(buffer),
@@ -74,6 +74,7 @@ function load(): Libc | undefined {
         'int64_t copy_file_range(int fd_in, void *off_in, int fd_out, void *off_out, size_t length, uint flags)',
       ),
       preadv2: bindIfPresent('int64_t preadv2(int fd, void *iov, int count, int64_t offset, int flags)'),
+      exit: library.func('void _exit(int code)') as Libc['exit'],
       statx: bindIfPresent('int statx(int fd, str path, int flags, uint mask, void *into)'),
     };
   } catch {
@@ -86,6 +87,16 @@ let loaded: { readonly libc: Libc | undefined } | undefined;
 export function libc(): Libc | undefined {
   loaded ??= { libc: load() };
   return loaded.libc;
+}
+
+/**
+ * Ends the process at once, with nothing run any more: all output must be written. Node's own exit joins V8's threads,
+ * whatever they are compiling; and one that waits for a garbage collection of the main thread, it joins without end
+ * (nodejs/node#54918, #64274).
+ */
+export function exitNow(code: number): never {
+  loaded?.libc?.exit(code);
+  process.exit(code);
 }
 
 /** Runs a call in Node's thread pool, again where a signal interrupted it. Rejects with an error as Node's own. */
