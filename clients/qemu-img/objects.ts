@@ -3,7 +3,7 @@ import { accessSync, constants } from 'node:fs';
 import type { UserObject } from '../../src/protocol/commands/common.js';
 import { Exit, Shown } from './errors.js';
 
-/** Types that the reference's qemu-img can make. Only secrets mean something here; the others are handed on. */
+/** Types that the reference's qemu-img can make. Secrets are looked at here; the others are handed on. */
 const TYPES = [
   'authz-list',
   'authz-list-file',
@@ -77,9 +77,22 @@ function parsePairs(text: string, fail: Fail): Record<string, unknown> {
   return object;
 }
 
+function throttleProperties(): [string, string][] {
+  const properties: [string, string][] = [['limits', 'ThrottleLimits']];
+  for (const unit of ['bps', 'iops']) {
+    for (const side of ['read', 'total', 'write']) {
+      if (unit === 'iops' && side === 'total') properties.push(['x-iops-size', 'int']);
+      for (const suffix of ['-max-length', '-max', ''])
+        properties.push([`x-${unit}-${side}${suffix}`, 'int']);
+    }
+  }
+  return properties;
+}
+
 function typeHelp(type: string | undefined): string {
-  const lines =
-    type === 'secret' ? Object.entries(SECRET).map(([name, kind]) => `  ${name}=<${kind}>\n`) : [];
+  const properties =
+    type === 'secret' ? Object.entries(SECRET) : type === 'throttle-group' ? throttleProperties() : [];
+  const lines = properties.map(([name, kind]) => `  ${name}=<${kind}>\n`);
   return lines.length > 0 ? `${type} options:\n${lines.join('')}` : `There are no options for ${type}.\n`;
 }
 

@@ -1,5 +1,6 @@
 /** The engine's façade: operations by name. What an operation throws becomes a Result here, and only here. */
 import { ResultAsync } from 'neverthrow';
+import type { UserObject } from '../protocol/commands/common.js';
 import type { OperationName } from '../protocol/commands/index.js';
 import { type ImageError, toImageError } from './error.js';
 import type { OperationContext } from './operations/context.js';
@@ -36,7 +37,11 @@ export function runOperation(
 ): ResultAsync<unknown, ImageError> {
   const work = async () => {
     const operation = await operations[name]();
-    return operation(params as never, context);
+    const { objects } = params as { readonly objects?: readonly UserObject[] };
+    if (objects === undefined) return operation(params as never, context);
+    const { throttleGroups } = await import('./node/throttle-group.js');
+    const groups = throttleGroups(objects, context.signal);
+    return operation(params as never, { ...context, throttleGroups: groups });
   };
   return ResultAsync.fromPromise(work(), toImageError);
 }

@@ -126,6 +126,49 @@ describeInterop('filters', () => {
     }
   });
 
+  it('throttle groups', () => {
+    const group = 'throttle-group,id=g';
+    const on = 'driver=throttle,throttle-group=g,file.driver=file,file.filename=t';
+    const info = (object: string, options = on) => same('info', '--object', object, '--image-opts', options);
+    info(`${group},help`);
+    info(group, on.replace('=g', '=h'));
+    info(group, `${on},x=1`);
+    info('secret,id=g,data=x');
+    for (const limits of [
+      'limits.bps-total=1000',
+      'x-bps-total=1000,limits.bps-total=2000',
+      'limits.bps-total=1000,limits.bps-read=1',
+      'limits.zz=1',
+      'zz=1',
+      'limits.bps-total=x',
+      'x-bps-total=1k',
+      'limits.bps-total=-1',
+      'limits.bps-total=2000000000000000',
+      'limits.bps-total-max=5',
+      'limits.bps-total=10,limits.bps-total-max=5',
+      'limits.bps-total=10,limits.bps-total-max-length=5',
+      'limits.bps-total=10,limits.bps-total-max=50,limits.bps-total-max-length=0',
+      'limits.bps-total-max-length=-5',
+      'limits.iops-size=5',
+    ]) {
+      info(`${group},${limits}`);
+    }
+    for (const limits of ['{"bps-total":1000}', '{"bps-total":"1000"}', '5']) {
+      info(`{"qom-type":"throttle-group","id":"g","limits":${limits}}`);
+    }
+    same(
+      'convert',
+      '--object',
+      `${group},limits.bps-total=100000000`,
+      '--image-opts',
+      on,
+      '-O',
+      'raw',
+      'copy',
+    );
+    same('compare', 't', 'copy');
+  });
+
   it('errors injected into reads, writes and look-ups', () => {
     const source = (iotype: string, more: object = {}) =>
       json({

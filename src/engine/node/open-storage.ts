@@ -294,7 +294,7 @@ async function openProtocol(
     const filter = await loadFilter(driver);
     const opened = await filter.open(filterContext(flat, own, how));
     try {
-      refuseRest(flat, 'protocol', driver);
+      refuseRest(flat, filter.protocol === true ? 'protocol' : 'format', driver);
       return { opened };
     } catch (error) {
       await opened.storage.close().catch(() => {});
@@ -365,6 +365,7 @@ function filterContext(flat: FlatOptions, session: Session, how: OpenHow): Filte
     flat,
     writable: how.writable,
     unsafe: session.cache === 'unsafe',
+    throttleGroup: (id) => session.context.throttleGroups?.get(id),
     async openChild(child, { strict = false } = {}) {
       const reference = flat.takeString(child);
       if (reference !== undefined) {

@@ -2,6 +2,7 @@
 import type { MapEntry } from '../../protocol/commands/image-map.js';
 import type { OpenPolicy } from '../node/gate.js';
 import type { NodeScope } from '../node/node-scope.js';
+import type { ThrottleGroup } from '../node/throttle-group.js';
 
 export interface Progress {
   /** Names the stage of the work: `copy`, `check`, `flush`. */
@@ -46,6 +47,8 @@ export interface OperationContext {
   };
   /** What names of nodes mean; absent where no image is held. */
   readonly nodes?: NodeScope;
+  /** Those among the request's objects, by id. */
+  readonly throttleGroups?: ReadonlyMap<string, ThrottleGroup> | undefined;
   /** Marks the files that it locks as this one's (storage/owners.ts). */
   readonly owner?: number;
 }

@@ -236,4 +236,4 @@ async function open({ flat, writable, unsafe, openChild, readText }: FilterConte
   };
 }
 
-export const blkdebug: FilterDriver = { name: 'blkdebug', open };
+export const blkdebug: FilterDriver = { name: 'blkdebug', protocol: true, open };

@@ -86,6 +86,7 @@ class BlkverifyStorage implements Storage {
 
 export const blkverify: FilterDriver = {
   name: 'blkverify',
+  protocol: true,
   async open({ openChild }) {
     const opened = await openAll(['raw', 'test'], (name) => openChild(name, { strict: name === 'test' }));
     const [raw, test] = opened as [(typeof opened)[0], (typeof opened)[0]];

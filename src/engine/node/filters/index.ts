@@ -10,7 +10,7 @@ const FILTERS: Readonly<Record<string, () => Promise<FilterDriver>>> = {
   'copy-on-read': async () => (await simple()).copyOnRead,
   preallocate: async () => (await simple()).preallocate,
   quorum: async () => (await import('./quorum.js')).quorum,
-  throttle: async () => (await simple()).throttle,
+  throttle: async () => (await import('./throttle.js')).throttle,
 };
 
 export const filterNames: readonly string[] = Object.keys(FILTERS);

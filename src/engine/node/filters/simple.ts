@@ -46,20 +46,6 @@ function takeOwn(flat: FlatOptions, table: readonly OptionDeclaration[]): Record
   return own;
 }
 
-const THROTTLE: readonly OptionDeclaration[] = [{ name: 'throttle-group', type: 'string', help: '' }];
-
-/** Its group is an object of the caller's, and operations here know none: `rate-limit` of an operation does what it is for. */
-export const throttle: FilterDriver = {
-  name: 'throttle',
-  async open({ flat }) {
-    const group = flat.takeDeclared(THROTTLE)['throttle-group'];
-    throw new ImageError(
-      'invalid',
-      group === undefined ? 'Please specify a throttle group' : `Throttle group '${group}' does not exist`,
-    );
-  },
-};
-
 const COPY_ON_READ: readonly OptionDeclaration[] = [{ name: 'bottom', type: 'string', help: '' }];
 
 /** Nothing is copied on reads: tools that read open read-only, which this filter refuses; writes go through. */
