@@ -169,6 +169,36 @@ describeInterop('filters', () => {
     same('compare', 't', 'copy');
   });
 
+  it('detect-zeroes', () => {
+    for (const options of ['detect-zeroes=x', 'detect-zeroes=unmap', 'file.detect-zeroes=x']) {
+      same('info', '--image-opts', `driver=qcow2,file.filename=t,${options}`);
+    }
+    const source = Buffer.alloc(4 * MiB);
+    source.fill('data', MiB, 2 * MiB);
+    writeFileSync(at('zeros'), source);
+    const convert = (program: typeof ours, options: string, sparse: readonly string[]) => {
+      must('create', '-q', '-f', 'qcow2', 'full', '4M');
+      run(reference.qemuIo!, ['-c', 'write -P 1 0 4M', 'full'], { cwd: folder });
+      const target = `driver=qcow2,file.filename=full,${options}`;
+      const { status, stderr } = program(
+        'convert',
+        '-n',
+        ...sparse,
+        '-f',
+        'raw',
+        '--target-image-opts',
+        'zeros',
+        target,
+      );
+      return { status, stderr, map: theirs('map', '--output=json', 'full').stdout };
+    };
+    for (const options of ['detect-zeroes=on', 'detect-zeroes=unmap', 'detect-zeroes=unmap,discard=unmap']) {
+      for (const sparse of [['-S', '0'], []]) {
+        expect(convert(ours, options, sparse), options).toEqual(convert(theirs, options, sparse));
+      }
+    }
+  });
+
   it('errors injected into reads, writes and look-ups', () => {
     const source = (iotype: string, more: object = {}) =>
       json({

@@ -11,6 +11,8 @@ import { RangeLock } from './range-lock.js';
 const ZERO_CHUNK = 1024 * 1024;
 /** Reads up to this long are done in this thread where they can be. */
 const SMALL_READ = 128 * 1024;
+/** Zeros are looked for in pieces of this many bytes: as long as the reference's requests are. */
+const DETECTED = 2 * 1024 * 1024;
 const ZEROS = Buffer.alloc(ZERO_CHUNK);
 
 /** The first run of a range, seen through the whole chain. */
@@ -313,10 +315,18 @@ export class ImageNode {
 
   /** Writes guest bytes, with copy-on-write where units are mapped anew. */
   async write(at: number, from: Uint8Array): Promise<void> {
-    if (this.detectZeroes !== 'off' && from.byteLength > 0 && isZeros(from)) {
-      return this.zero({ at, length: from.byteLength }, { unmap: this.detectZeroes === 'unmap' });
-    }
+    if (this.detectZeroes !== 'off') return this.#writeDetecting(at, from);
     return this.#writeBytes(at, from);
+  }
+
+  /** What is zeros from end to end, a piece at a time, becomes a request for zeros. */
+  async #writeDetecting(at: number, from: Uint8Array): Promise<void> {
+    const unmap = this.detectZeroes === 'unmap';
+    for (let done = 0; done < from.byteLength; done += DETECTED) {
+      const part = from.subarray(done, done + DETECTED);
+      if (isZeros(part)) await this.zero({ at: at + done, length: part.byteLength }, { unmap });
+      else await this.#writeBytes(at + done, part);
+    }
   }
 
   async #writeBytes(at: number, from: Uint8Array): Promise<void> {

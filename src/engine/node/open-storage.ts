@@ -43,6 +43,8 @@ export interface OpenOptions {
   readonly stable?: boolean;
   /** Where it is written, nothing but guest bytes is changed: others may read it meanwhile. */
   readonly guestOnly?: boolean;
+  /** Zeros give host space back, also where the options say nothing about `discard`. */
+  readonly unmap?: boolean;
 }
 
 type FileRole = FileUse['role'];
@@ -86,7 +88,7 @@ const IGNORED = ['auto-read-only'];
 
 export interface GenericOptions {
   readonly nodeName: string | undefined;
-  readonly detectZeroes: string | undefined;
+  readonly detectZeroes: NodeSettings['detectZeroes'];
   readonly direct: boolean | undefined;
   readonly noFlush: boolean | undefined;
   readonly readOnly: boolean | undefined;
@@ -104,9 +106,13 @@ export function takeGeneric(flat: FlatOptions): GenericOptions {
   if (discard !== undefined && !['ignore', 'off', 'unmap', 'on'].includes(discard)) {
     throw new ImageError('invalid', 'Invalid discard option');
   }
+  const detectZeroes = flat.takeString('detect-zeroes') ?? 'off';
+  if (detectZeroes !== 'off' && detectZeroes !== 'on' && detectZeroes !== 'unmap') {
+    throw new ImageError('invalid', `invalid parameter value: ${detectZeroes}`);
+  }
   return {
     nodeName: flat.takeString('node-name'),
-    detectZeroes: flat.takeString('detect-zeroes'),
+    detectZeroes,
     direct,
     noFlush,
     readOnly: flat.takeBool('read-only'),
@@ -118,6 +124,12 @@ export function takeGeneric(flat: FlatOptions): GenericOptions {
 
 /** The session for what is below a node that set options of its own. */
 export function inherit(session: Session, generic: GenericOptions): Session {
+  if (generic.detectZeroes === 'unmap' && (generic.discard ?? session.discard) !== 'unmap') {
+    throw new ImageError(
+      'invalid',
+      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
+    );
+  }
   if (
     generic.forceShare !== true &&
     generic.cache === undefined &&
@@ -200,7 +212,6 @@ export function settingsOf(
   session: Session,
   writable: boolean,
 ): NodeSettings {
-  const { detectZeroes = 'off' } = generic;
   return {
     nodeName: generic.nodeName,
     driver,
@@ -209,7 +220,7 @@ export function settingsOf(
     direct: session.cache === 'none' || session.cache === 'directsync' || session.direct === true,
     noFlush: session.cache === 'unsafe',
     discard: generic.discard,
-    detectZeroes: detectZeroes === 'on' || detectZeroes === 'unmap' ? detectZeroes : 'off',
+    detectZeroes: generic.detectZeroes,
   };
 }
 

@@ -189,8 +189,8 @@ async function openLayer(
       guardStart,
       reopen: again === undefined || opened.reopen === undefined ? undefined : reopen,
     });
+    image.detectZeroes = generic.detectZeroes;
     if (node === undefined) return image;
-    image.detectZeroes = settingsOf(driver.name, generic, scope, writable).detectZeroes;
     builder!.layer(node, {
       image,
       passes: isRaw,
@@ -354,7 +354,7 @@ export async function openImage(
     cache: ref.cache ?? options.cache ?? 'writeback',
     forceShare: ref['force-share'] ?? options.forceShare ?? false,
     layers: [],
-    discard: undefined,
+    discard: options.unmap === true ? 'unmap' : undefined,
     openImage: (flat, inner, how) =>
       openLayer(flat, filenameIn(flat) ?? '', inner, { ...how, format: undefined }),
     count: { files: 0 },

@@ -84,7 +84,13 @@ export async function convert(
           ...(filename === undefined ? {} : { filename }),
           format: create ? (params.target.format ?? 'raw') : params.target.format,
         },
-        { writable: true, guestOnly: params.bitmaps !== true, cache: params.target.cache ?? 'writeback' },
+        {
+          writable: true,
+          guestOnly: params.bitmaps !== true,
+          cache: params.target.cache ?? 'writeback',
+          // Whoever wants all written as it is wants it allocated.
+          unmap: params['sparse-size'] !== 0,
+        },
         context,
       );
     const again = params.resume === true ? await openUnfinished(sources, size, open, context) : undefined;
