@@ -116,7 +116,8 @@ it('a worker that is being ended gets no other job', async () => {
   const first = run('first', () => {
     second = run('second');
   });
-  // Its outcome is on its way when it is ended.
+  // Sent at the end of the turn; its outcome is on its way when it is ended.
+  await new Promise((sent) => setImmediate(sent));
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
   assignment!.kill('ended');
   expect(await first).toBe('done');

@@ -32,8 +32,8 @@ export interface JobSettings {
   concluded?(job: Job, outcome: Outcome): void;
 }
 
-/** Short operations start beside a full set of long ones, this many at a time. */
-const SHORT_LANE = 2;
+/** Short operations start beside a full set of long ones, this many at a time: they share a thread. */
+const MAX_SHORT = 16;
 
 /** Between looks at whether jobs get on. */
 const WATCH_MS = 500;
@@ -364,7 +364,7 @@ export class JobManager {
   #dispatch(): void {
     for (const job of this.#queue) {
       const longFull = this.#runningLong >= this.#settings.maxRunning;
-      const shortFull = this.#runningLong + this.#runningShort >= this.#settings.maxRunning + SHORT_LANE;
+      const shortFull = this.#runningShort >= MAX_SHORT;
       if (longFull && shortFull) return;
       if (isShort(job.operation) ? shortFull : longFull) continue;
       if (this.#queue.waitsFor(job, this.#settings.maxPerDevice) !== 'worker') continue;

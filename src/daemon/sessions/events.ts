@@ -131,8 +131,7 @@ export class Subscription {
   }
 }
 
-function eventJson(seq: number, name: EventName, data: string): string {
-  const now = Date.now();
+function eventJson(seq: number, name: EventName, data: string, now = Date.now()): string {
   const seconds = Math.floor(now / 1000);
   const microseconds = (now - seconds * 1000) * 1000;
   return `"seq":${seq},"timestamp":{"seconds":${seconds},"microseconds":${microseconds}},"event":"${name}","data":${data}`;
@@ -168,13 +167,15 @@ export class EventBus {
     delivered?: () => void,
   ): void {
     const seq = ++this.seq;
+    // When it happens, not when somebody asks for its text.
+    const now = Date.now();
     let text: string | undefined;
     const event: PublishedEvent = {
       seq,
       name,
       job,
       json() {
-        text ??= eventJson(seq, name, typeof data === 'string' ? data : JSON.stringify(data));
+        text ??= eventJson(seq, name, typeof data === 'string' ? data : JSON.stringify(data), now);
         return text;
       },
     };
@@ -242,8 +243,6 @@ export class EventBus {
 
   #remember(event: PublishedEvent, dataBytes: number): void {
     const bytes = dataBytes + ENVELOPE_BYTES;
-    // The time is taken when the event happens, not when somebody asks.
-    event.json();
     this.#remembered.push({ event, bytes });
     this.#rememberedBytes += bytes;
     let drop = 0;

@@ -31,6 +31,17 @@ export interface RunMessage {
 
 export type ToWorker = RunMessage | ControlMessage;
 
+/** To a worker of the pool, several at a time. */
+export type ToPoolWorker =
+  | RunMessage
+  | { readonly type: 'control'; readonly job: string; readonly control: ControlMessage };
+
+/** From a worker of the pool, several at a time. */
+export interface FromPoolWorker {
+  readonly job: string;
+  readonly message: FromWorker;
+}
+
 /** What a job is told on its way. */
 export type ControlMessage =
   | { readonly type: 'pause' | 'resume' | 'cancel' | 'finalize' }

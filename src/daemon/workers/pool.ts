@@ -1,7 +1,9 @@
-/** Worker threads: one is kept warm, others come and go. A worker that dies costs the job that it ran, nothing else. */
+/** Worker threads: one is kept warm, others come and go. A worker that dies costs the job that killed it, nothing else. */
 import { Worker } from 'node:worker_threads';
 import type { Log } from '../log.js';
-import type { Failure, FromWorker, RunMessage, ToWorker, WorkerData } from './messages.js';
+import { control, give, type Member, newMember, type Work } from './member.js';
+import type { Failure, FromPoolWorker, FromWorker, RunMessage, ToWorker, WorkerData } from './messages.js';
+import { QuickJobs } from './quick.js';
 
 export interface JobListener {
   message(message: FromWorker): void;
@@ -26,21 +28,14 @@ export interface Pool {
   close(): Promise<void>;
 }
 
-interface Member {
-  readonly worker: Worker;
-  job: { readonly listener: JobListener; readonly long: boolean } | undefined;
-  /** What it has run may have left a large heap behind. */
-  used: boolean;
-  short: number;
-  gone: boolean;
-  killed: string | undefined;
-}
-
 /** After this time without work, workers beyond the warm one go, and so does a warm one with a used heap (for a fresh one). */
 const TRIM_MS = 5000;
 
 /** So many short jobs leave as much as a long one. */
 const MANY_SHORT = 200;
+
+/** A thread that has had quick jobs within this time is left to them. */
+const QUICK_MS = 1000;
 
 /** Operations that look at a few blocks only: they leave no large heap, and they start although all workers are busy. */
 export function isShort(operation: string): boolean {
@@ -68,7 +63,13 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
 
   // One that is being ended may still tell how its job came out, and must not get another.
   const idle = (): Member[] =>
-    [...members].filter((member) => member.job === undefined && member.killed === undefined);
+    [...members].filter((member) => member.work.size === 0 && member.killed === undefined);
+
+  /** Not for long jobs. */
+  const keptForQuick = (member: Member): boolean =>
+    member.quick && member.lastQuick > performance.now() - QUICK_MS;
+
+  const quick = new QuickJobs(members, () => idle().findLast((member) => !member.used) ?? spawn());
 
   function spawn(): Member {
     const { engine, owners } = settings;
@@ -81,26 +82,34 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
       // Flags of the process (a debugger's, a test runner's) are not for workers.
       execArgv: [],
     });
-    const member: Member = { worker, job: undefined, used: false, short: 0, gone: false, killed: undefined };
+    const member = newMember(worker);
     members.add(member);
-    worker.on('message', (message: FromWorker) => {
-      const { job } = member;
-      if (job === undefined) return;
-      if (message.type === 'done' || message.type === 'failed') {
-        member.job = undefined;
-        if (job.long || ++member.short >= MANY_SHORT) member.used = true;
-        // After a bug nothing is known about the state of the thread.
-        if (message.type === 'failed' && message.failure.kind === 'internal') {
-          void discard(member);
-          setImmediate(keepWarm);
-        }
-        planTrim();
+    worker.on('message', (messages: readonly FromPoolWorker[]) => {
+      for (const { job, message } of messages) {
+        const work = member.work.get(job);
+        if (work !== undefined) heard(member, work, message);
       }
-      job.listener.message(message);
     });
     worker.on('error', (error: NodeJS.ErrnoException) => bury(member, error));
     worker.on('exit', () => bury(member, undefined));
     return member;
+  }
+
+  function heard(member: Member, work: Work, message: FromWorker): void {
+    if (message.type === 'done' || message.type === 'failed') {
+      member.work.delete(work.message.job);
+      if (work.long || ++member.short >= MANY_SHORT) member.used = true;
+      // After a bug nothing is known about the state of the thread.
+      if (message.type === 'failed' && message.failure.kind === 'internal') {
+        const others = [...member.work.values()];
+        void discard(member);
+        if (others.length > 0) quick.died(others);
+        setImmediate(keepWarm);
+      }
+      quick.ended(work);
+      planTrim();
+    }
+    work.listener.message(message);
   }
 
   /** Called for `error` and `exit`, whichever comes first. */
@@ -108,9 +117,9 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
     if (member.gone) return;
     member.gone = true;
     members.delete(member);
-    const { job } = member;
-    if (job !== undefined) {
-      member.job = undefined;
+    const works = [...member.work.values()];
+    member.work.clear();
+    if (works.length > 0) {
       const memory = error?.code === 'ERR_WORKER_OUT_OF_MEMORY';
       const message =
         member.killed ??
@@ -122,7 +131,13 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
         log.error({ code: error?.code, reason: error?.message }, 'worker lost');
       }
       setImmediate(keepWarm);
-      job.listener.lost({ kind: memory ? 'limit' : 'worker-lost', message, context: {} });
+      if (works.length > 1 && !closed) quick.died(works);
+      else {
+        for (const work of works) {
+          quick.ended(work);
+          work.listener.lost({ kind: memory ? 'limit' : 'worker-lost', message, context: {} });
+        }
+      }
     } else if (!closed && error !== undefined) {
       // Not replaced at once: a worker that dies while idle would make an endless loop of it.
       log.error({ code: error.code, reason: error.message }, 'idle worker lost');
@@ -136,7 +151,7 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
   }
 
   function keepWarm(): void {
-    if (!closed && idle().length < warm) spawn();
+    if (!closed && idle().filter((member) => !keptForQuick(member)).length < warm) spawn();
   }
 
   function tellIdle(): void {
@@ -162,20 +177,28 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
 
   return {
     run(message, listener) {
-      // The one used last is at the end: its caches are warmest.
-      const member = idle().at(-1) ?? spawn();
-      const job = { listener, long: !isShort(message.operation) };
-      member.job = job;
-      member.worker.postMessage(message);
-      if (job.long) setImmediate(keepWarm);
+      // One that waits to be told to conclude has to wait in a thread of its own.
+      const long = !isShort(message.operation) || message.pending === true;
+      const work: Work = {
+        ...{ message, listener, long, since: 0, paused: false, told: [], again: 0, member: undefined },
+      };
+      if (long) {
+        // The one used last is at the end: its caches are warmest.
+        const member = idle().findLast((each) => !keptForQuick(each)) ?? spawn();
+        member.quick = false;
+        give(member, work);
+        setImmediate(keepWarm);
+      } else quick.run(work);
       planTrim();
       return {
-        post(control) {
-          if (member.job === job) member.worker.postMessage(control);
+        post(told) {
+          if (told.type !== 'run') control(work, told);
         },
         kill(reason) {
-          if (member.job !== job) return;
+          const { member } = work;
+          if (member?.work.get(message.job) !== work) return;
           member.killed = reason;
+          if (!long) quick.spareOthers(member, work);
           // `lost` is told on its exit, when its files are closed and their locks gone.
           void member.worker.terminate();
         },
@@ -193,6 +216,7 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
     async close() {
       closed = true;
       clearTimeout(trimTimer);
+      quick.close();
       await Promise.all([...members].map((member) => member.worker.terminate()));
     },
   };

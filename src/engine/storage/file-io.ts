@@ -1,5 +1,20 @@
 /** Whole transfers on a plain descriptor: Node's callback calls, continued where they were short, repeated where interrupted. */
-import { close, fdatasync, fstat, ftruncate, open, read, type Stats, write } from 'node:fs';
+import {
+  close,
+  closeSync,
+  constants,
+  fdatasync,
+  fstat,
+  fstatSync,
+  ftruncate,
+  open,
+  openSync,
+  read,
+  type Stats,
+  stat,
+  statSync,
+  write,
+} from 'node:fs';
 import { codeOf } from './host/errno.js';
 
 /** One system call moves no more than 2^31 - 4096 bytes on Linux; Node takes less than 2^31. */
@@ -67,7 +82,39 @@ function settle(call: (done: (error: NodeJS.ErrnoException | null) => void) => v
   });
 }
 
+/**
+ * Opening, looking at and closing a file takes the kernel 2 us, and Node's thread pool ten times as long. A thread that nobody
+ * waits for but those whose files they are makes these calls itself; a file system that hangs keeps it, and no thread of the pool.
+ */
+let inThread = false;
+
+/** For the thread that calls it, from now on. */
+export function waitInThread(): void {
+  inThread = true;
+}
+
+/** A call made in this thread, as a promise, repeated where a signal interrupted it. */
+async function now<T>(call: () => T): Promise<T> {
+  for (;;) {
+    try {
+      return call();
+    } catch (error) {
+      if (codeOf(error) !== 'EINTR') throw error;
+    }
+  }
+}
+
+/** What has the name; undefined where that cannot be told. */
+export function statPath(path: string): Promise<Stats | undefined> {
+  if (inThread) return now(() => statSync(path, { throwIfNoEntry: false })).catch(() => undefined);
+  return new Promise((resolve) => {
+    stat(path, (error, stats) => resolve(error ? undefined : stats));
+  });
+}
+
 export function openDescriptor(path: string, flags: number, mode: number): Promise<number> {
+  // Otherwise it may wait for somebody else to open the other end, or for a drive.
+  if (inThread && (flags & constants.O_NONBLOCK) !== 0) return now(() => openSync(path, flags, mode));
   return new Promise((resolve, reject) => {
     const start = (): void =>
       open(path, flags, mode, (error, fd) => {
@@ -80,6 +127,7 @@ export function openDescriptor(path: string, flags: number, mode: number): Promi
 }
 
 export function statDescriptor(fd: number): Promise<Stats> {
+  if (inThread) return now(() => fstatSync(fd));
   return new Promise((resolve, reject) =>
     fstat(fd, (error, stats) => (error ? reject(error) : resolve(stats))),
   );
@@ -93,8 +141,19 @@ export function syncData(fd: number): Promise<void> {
   return settle((done) => fdatasync(fd, done));
 }
 
-/** Never repeated: Linux has let the descriptor go even where it says EINTR. */
-export function closeDescriptor(fd: number): Promise<void> {
+/**
+ * Never repeated: Linux has let the descriptor go even where it says EINTR.
+ * @param written to close it may take as long as to write what it has.
+ */
+export function closeDescriptor(fd: number, written = true): Promise<void> {
+  if (inThread && !written) {
+    try {
+      closeSync(fd);
+    } catch (error) {
+      if (codeOf(error) !== 'EINTR') return Promise.reject(error);
+    }
+    return Promise.resolve();
+  }
   return new Promise((resolve, reject) =>
     close(fd, (error) => (error && codeOf(error) !== 'EINTR' ? reject(error) : resolve())),
   );

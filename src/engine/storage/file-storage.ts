@@ -63,6 +63,7 @@ const SECTOR = 512;
 const FIRST_BLOCK = 4096;
 /** More than this at once would keep the thread from all else for too long. */
 const CACHED_READ_MAX = 4 * 1024 * 1024;
+const SMALL_READ = 16 * 1024;
 const EMPTY: Range = { at: 0, length: 0 };
 
 /** Zeros are written in pieces of this many bytes. */
@@ -137,7 +138,11 @@ export class FileStorage implements Storage, FileFacet {
   read(at: number, into: Uint8Array): Promise<void> {
     const direct = this.#direct;
     const range = { at, length: into.length };
-    return this.#request('read', range, (fd) => (direct ? direct.read(at, into) : readFully(fd, at, into)));
+    return this.#request('read', range, async (fd) => {
+      if (direct) return direct.read(at, into);
+      // Metadata, most often: what the page cache has of it costs less to copy here than to have copied by another thread.
+      if (into.length > SMALL_READ || !this.readNow(at, into)) return readFully(fd, at, into);
+    });
   }
 
   readNow(at: number, into: Uint8Array): boolean {
@@ -271,7 +276,7 @@ export class FileStorage implements Storage, FileFacet {
     try {
       if (this.#reservedBeyond > this.#size) await this.#giveBack(fd);
     } finally {
-      await closeDescriptor(fd).catch((error: unknown) => {
+      await closeDescriptor(fd, this.writable).catch((error: unknown) => {
         throw requestError(error, this.filename, 'close');
       });
     }

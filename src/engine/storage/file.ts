@@ -1,8 +1,8 @@
 /** Opens, creates and locks a file or block device of the host. */
-import { constants, readFileSync, type Stats, stat } from 'node:fs';
+import { constants, readFileSync, type Stats } from 'node:fs';
 import { hostError, ImageError } from '../error.js';
 import { DirectIo } from './direct.js';
-import { closeDescriptor, openDescriptor, setLength, statDescriptor } from './file-io.js';
+import { closeDescriptor, openDescriptor, setLength, statDescriptor, statPath } from './file-io.js';
 import { type FileDriver, FileStorage } from './file-storage.js';
 import {
   blockDeviceSectorSize,
@@ -150,9 +150,7 @@ async function openWith(
  * meaning, and where another host holds a lease on the file it has to be waited for.
  */
 async function openPromptly(path: string, flags: number, mode: number): Promise<number> {
-  const found = await new Promise<Stats | undefined>((resolve) => {
-    stat(path, (error, stats) => resolve(error ? undefined : stats));
-  });
+  const found = await statPath(path);
   if (found && (found.isBlockDevice() || found.isCharacterDevice())) return openDescriptor(path, flags, mode);
   try {
     return await openDescriptor(path, flags | constants.O_NONBLOCK, mode);

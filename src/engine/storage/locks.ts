@@ -168,6 +168,10 @@ export class FileLocks {
   }
 }
 
-function bitsOf(set: PermissionSet): number[] {
-  return PERMISSIONS.flatMap((_, n) => ((set & (1 << n)) === 0 ? [] : [n]));
+const BITS = Array.from({ length: 1 << PERMISSIONS.length }, (_, set) =>
+  PERMISSIONS.flatMap((_, n) => ((set & (1 << n)) === 0 ? [] : [n])),
+);
+
+function bitsOf(set: PermissionSet): readonly number[] {
+  return BITS[set & ALL_PERMISSIONS]!;
 }

@@ -6,13 +6,16 @@ const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const TYPE = { read: 0, write: 1, none: 2 } as const;
 
+/** Calls are made one after another and keep nothing: one struct serves all of them. */
+const bytes = new Uint8Array(32);
+const view = new DataView(bytes.buffer);
+
 /** struct flock on 64-bit Linux: l_type i16 at 0, l_whence i16 at 2, l_start i64 at 8, l_len i64 at 16, l_pid i32 at 24. */
 function flock(type: number, at: number, length: number): Uint8Array {
-  const bytes = new Uint8Array(32);
-  const view = new DataView(bytes.buffer);
+  bytes.fill(0);
   view.setInt16(0, type, true);
-  view.setBigInt64(8, BigInt(at), true);
-  view.setBigInt64(16, BigInt(length), true);
+  view.setUint32(8, at, true);
+  view.setUint32(16, length, true);
   return bytes;
 }
 
@@ -40,7 +43,6 @@ export function setByteLock(fd: number, at: number, type: keyof typeof TYPE): bo
 export function byteLockedElsewhere(fd: number, at: number): boolean {
   const c = libc();
   if (c === undefined) return false;
-  const lock = flock(TYPE.write, at, 1);
-  if (c.fcntl(fd, F_OFD_GETLK, lock) !== 0) throw systemError('fcntl', c.errno());
-  return new DataView(lock.buffer).getInt16(0, true) !== TYPE.none;
+  if (c.fcntl(fd, F_OFD_GETLK, flock(TYPE.write, at, 1)) !== 0) throw systemError('fcntl', c.errno());
+  return view.getInt16(0, true) !== TYPE.none;
 }
