@@ -33,7 +33,7 @@ export interface JobSettings {
 }
 
 /** Short operations start beside a full set of long ones, this many at a time: they share a thread. */
-const MAX_SHORT = 16;
+const MAX_SHORT = 64;
 
 /** Between looks at whether jobs get on. */
 const WATCH_MS = 500;

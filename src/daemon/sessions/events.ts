@@ -140,7 +140,9 @@ function eventJson(seq: number, name: EventName, data: string, now = Date.now())
 export class EventBus {
   readonly #subscriptions = new Set<Subscription>();
   readonly #watchers = new Set<(event: PublishedEvent) => void>();
-  #remembered: { readonly event: PublishedEvent; readonly bytes: number }[] = [];
+  #remembered: ({ readonly event: PublishedEvent; readonly bytes: number } | undefined)[] = [];
+  /** Those before it are forgotten, and cut off now and then. */
+  #oldest = 0;
   #rememberedBytes = 0;
   /** Number of the newest event that is forgotten; progress, which is never remembered, does not count. */
   #forgotten = 0;
@@ -234,8 +236,9 @@ export class EventBus {
         if (ended) return;
         ended = true;
         this.#subscriptions.add(subscription);
-        for (const { event } of this.#remembered) {
-          if (event.seq > from && subscription.matches(event)) subscription.offer(event);
+        for (const each of this.#remembered) {
+          if (each === undefined || each.event.seq <= from) continue;
+          if (subscription.matches(each.event)) subscription.offer(each.event);
         }
       },
     };
@@ -245,15 +248,19 @@ export class EventBus {
     const bytes = dataBytes + ENVELOPE_BYTES;
     this.#remembered.push({ event, bytes });
     this.#rememberedBytes += bytes;
-    let drop = 0;
+    const all = this.#remembered;
     while (
-      this.#remembered.length - drop > REMEMBERED_EVENTS ||
-      (this.#rememberedBytes > REMEMBERED_BYTES && drop < this.#remembered.length)
+      all.length - this.#oldest > REMEMBERED_EVENTS ||
+      (this.#rememberedBytes > REMEMBERED_BYTES && this.#oldest < all.length)
     ) {
-      const oldest = this.#remembered[drop++]!;
-      this.#rememberedBytes -= oldest.bytes;
-      this.#forgotten = oldest.event.seq;
+      const forgotten = all[this.#oldest]!;
+      all[this.#oldest++] = undefined;
+      this.#rememberedBytes -= forgotten.bytes;
+      this.#forgotten = forgotten.event.seq;
     }
-    if (drop > 0) this.#remembered.splice(0, drop);
+    if (this.#oldest > REMEMBERED_EVENTS) {
+      all.splice(0, this.#oldest);
+      this.#oldest = 0;
+    }
   }
 }

@@ -55,7 +55,7 @@ export function give(member: Member, work: Work): void {
   work.since = performance.now();
   member.work.set(work.message.job, work);
   if (member.unsent.length === 0 && !work.long) setImmediate(flush, member);
-  member.unsent.push(work.message);
+  member.unsent.push(work.long ? { ...work.message, long: true } : work.message);
   if (work.long) flush(member);
 }
 

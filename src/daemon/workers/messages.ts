@@ -27,6 +27,8 @@ export interface RunMessage {
   readonly pending?: boolean;
   /** How far the same job had come when it was cut off. */
   readonly mark?: unknown;
+  /** May take long, and has the thread for itself. */
+  readonly long?: boolean;
 }
 
 export type ToWorker = RunMessage | ControlMessage;

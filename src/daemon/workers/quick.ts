@@ -5,7 +5,7 @@
 import { give, type Member, repeat, type Work } from './member.js';
 
 /** So many of them have a thread at once. */
-const MAX_SHARED = 16;
+const MAX_SHARED = 64;
 /** So many threads at once for what shares them. */
 const MAX_THREADS = 4;
 /** A thread whose oldest job is so old gets no more of them. */

@@ -1,4 +1,5 @@
 /** Entry of a worker thread: one long operation, or several quick ones at a time, as the main thread says. */
+import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { waitInThread } from '../../engine/storage/file-io.js';
 import { shareOwners } from '../../engine/storage/owners.js';
@@ -14,6 +15,22 @@ waitInThread();
 const engine: Promise<Engine> = import(engineUrl);
 // What cannot be loaded is told to the first job that needs it.
 engine.then((module) => module.preload?.()).catch(() => undefined);
+
+/** Enough that who asks for little is served first, where all processors are in use. */
+const LONG_PRIORITY = 10;
+let lowered = false;
+
+/** For good: the system lets nobody but root take it back, so a thread that has had a long job gets no quick ones. */
+function giveWay(): void {
+  // Elsewhere it is the whole process that would.
+  if (lowered || process.platform !== 'linux') return;
+  lowered = true;
+  try {
+    setPriority(LONG_PRIORITY);
+  } catch {
+    // Then they share.
+  }
+}
 
 const jobs = new Map<string, RunningJob>();
 
@@ -39,6 +56,7 @@ port.on('message', (messages: readonly ToPoolWorker[]) => {
       jobs.get(job)?.control(message.control);
       continue;
     }
+    if (message.long === true) giveWay();
     const running = runJob(engine, message, (said) => post(job, said));
     jobs.set(job, running);
     void running.ended.then(() => jobs.delete(job));
