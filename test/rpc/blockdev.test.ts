@@ -58,6 +58,7 @@ describeInterop('held images', () => {
     io('qcow2', path, 'write -q -P 5 1M 2M');
     const { running, peer, ok } = await daemon();
     await ok('blockdev-add', qcow2('n', path));
+    expect((await ok('query-status', {})).nodes).toBe(1);
     const { images } = await ok('image-info', { image: { node: 'n' } });
     expect(images[0]).toMatchObject({ filename: path, format: 'qcow2', 'virtual-size': 8 << 20 });
     expect((await ok('image-info', { image: { 'image-opts': 'n' } })).images[0].filename).toBe(path);
@@ -82,6 +83,7 @@ describeInterop('held images', () => {
       .map(({ event }) => event)
       .filter((event) => event.startsWith('BLOCKDEV'));
     expect(names).toEqual(['BLOCKDEV_ADDED', 'BLOCKDEV_REMOVED']);
+    expect((await ok('query-status', {})).nodes).toBe(0);
   });
 
   it('are changed by jobs, and are what they were changed to', async () => {

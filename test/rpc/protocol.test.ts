@@ -247,7 +247,12 @@ describe('JSON-RPC on the Unix socket', () => {
       qemu: { major: 10, minor: 0, micro: 2 },
     });
     const { result } = await peer.call('query-status');
-    expect(result).toMatchObject({ status: 'running', pid: daemon.process.pid, workers: { lost: 0 } });
+    expect(result).toMatchObject({
+      status: 'running',
+      pid: daemon.process.pid,
+      nodes: 0,
+      workers: { lost: 0 },
+    });
     expect(result.memory.rss).toBeGreaterThan(1 << 20);
   });
 

@@ -1,8 +1,10 @@
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { runOperation } from '../../src/engine/index.js';
 import type { OpenPolicy } from '../../src/engine/node/gate.js';
+import { openFile } from '../../src/engine/storage/file.js';
+import { permissionsFor } from '../../src/engine/storage/permissions.js';
 import { tempDir } from '../support/reference.js';
 
 const MiB = 1024 * 1024;
@@ -81,6 +83,23 @@ describe('a dry run of a conversion', () => {
     const backing = { backing: at('none'), 'backing-format': 'raw' };
     expect(failed(await plan(backing))).toEqual([['backing', 'not-found']]);
     expect(failed(await plan({ target: { filename: at('source.raw') } }))).toEqual([['target', 'locked']]);
+  });
+
+  it('looks at what stands in the way of a target under a temporary name', async () => {
+    const target = (name: string) => ({ atomic: true, target: { filename: at(name), format: 'raw' } });
+    expect(await plan(target('atomic.raw'))).toMatchObject({ ok: true });
+    writeFileSync(at('.left.raw.imgd-part'), 'left by a crash');
+    expect(await plan(target('left.raw'))).toMatchObject({ ok: true });
+    expect(readFileSync(at('.left.raw.imgd-part'), 'latin1')).toBe('left by a crash');
+    symlinkSync(at('source.raw'), at('link.raw'));
+    expect(failed(await plan(target('link.raw')))).toEqual([['target', 'unsupported']]);
+    symlinkSync(at('source.raw'), at('.m.raw.imgd-part'));
+    expect(failed(await plan(target('m.raw')))).toEqual([['target', 'unsupported']]);
+    expect(failed(await plan(target('source.raw')))).toEqual([['target', 'locked']]);
+    const locks = permissionsFor({ role: 'create', writable: true });
+    const other = await openFile({ path: at('.left.raw.imgd-part'), writable: true, locks });
+    expect(failed(await plan(target('left.raw')))).toEqual([['target', 'locked']]);
+    await other.close();
   });
 
   it('says what the allowed folders refuse', async () => {

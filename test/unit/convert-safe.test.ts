@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import {
   chmodSync,
   existsSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -232,6 +233,28 @@ describe('a target under a temporary name', () => {
     expect(existsSync(part)).toBe(false);
   });
 
+  it('is made anew: what is put there in the meantime is not written to', async () => {
+    mkdirSync(at('x'));
+    const [target, part] = [at('x', 't.raw'), at('x', '.t.raw.imgd-part')];
+    writeFileSync(part, 'left by a crash');
+    writeFileSync(at('x', 'victim'), 'precious');
+    linkSync(part, at('x', 'left'));
+    expect((await convert(target, { atomic: true })).error).toBeUndefined();
+    expect(readFileSync(at('x', 'left'), 'latin1')).toBe('left by a crash');
+    // After the look at it, and before it is made.
+    const staged = await stage(target, { cwd: folder, policy: {} } as OperationContext);
+    symlinkSync(at('x', 'victim'), part);
+    await expect(staged.clear()).rejects.toMatchObject({ context: { errno: 'ELOOP' } });
+    await expect(staged.keep()).rejects.toMatchObject({ context: { errno: 'ELOOP' } });
+    await staged.release();
+    expect(readFileSync(at('x', 'victim'), 'latin1')).toBe('precious');
+    const { createImage } = await import('../../src/engine/operations/create.js');
+    const spec = { filename: target, format: 'raw', size: MiB, at: part };
+    const context = { cwd: folder, policy: {} } as OperationContext;
+    await expect(createImage(spec, context)).rejects.toMatchObject({ context: { errno: 'EEXIST' } });
+    expect(readFileSync(at('x', 'victim'), 'latin1')).toBe('precious');
+  });
+
   it('does not take the place of what came to be there meanwhile and is in use', async () => {
     mkdirSync(at('r'));
     const target = at('r', 't.raw');
@@ -265,7 +288,7 @@ describe('a target under a temporary name', () => {
 
 describe('a conversion that is gone on with', () => {
   /** Cut off after its first checkpoint, with the target as it was then. */
-  async function cutOff(target: string): Promise<unknown> {
+  async function cutOff(target: string, more: object = {}): Promise<unknown> {
     let mark: unknown;
     const abort = new AbortController();
     // Long enough passes for a checkpoint at each look at the clock.
@@ -273,7 +296,7 @@ describe('a conversion that is gone on with', () => {
     const clock = vi.spyOn(Date, 'now').mockImplementation(() => (now += 2000));
     const { error } = await convert(
       target,
-      { resume: true, 'keep-failed': true },
+      { resume: true, 'keep-failed': true, ...more },
       {
         signal: abort.signal,
         checkpoint: {
@@ -296,7 +319,7 @@ describe('a conversion that is gone on with', () => {
   ])('fails without removing a target that was there before it: %s', async (existed, name) => {
     if (existed) writeFileSync(at(name), 'before');
     const last = await cutOff(at(name));
-    expect(last).toMatchObject({ created: !existed });
+    expect(last).toMatchObject({ created: existed ? [] : [at(name)] });
     const abort = new AbortController();
     const { error } = await convert(
       at(name),
@@ -305,6 +328,47 @@ describe('a conversion that is gone on with', () => {
     );
     expect(error).toMatchObject({ kind: 'cancelled' });
     expect(existsSync(at(name))).toBe(existed);
+  });
+
+  it('fails without leaving extents that it had made', async () => {
+    mkdirSync(at('v'));
+    const flat = { options: { subformat: 'monolithicFlat' } };
+    const last = await cutOff(at('v', 't.vmdk'), flat);
+    expect(readdirSync(at('v'))).toEqual(['t-flat.vmdk', 't.vmdk']);
+    const abort = new AbortController();
+    const kept: unknown[] = [];
+    const { error } = await convert(
+      at('v', 't.vmdk'),
+      { resume: true, ...flat },
+      {
+        signal: abort.signal,
+        progress: ({ done }) => done > 0 && abort.abort(),
+        checkpoint: { last, keep: (mark) => kept.push(mark) },
+      },
+    );
+    expect(error).toMatchObject({ kind: 'cancelled' });
+    // It had gone on, and not begun anew.
+    expect(kept[0]).toMatchObject({ offset: (last as { offset: number }).offset });
+    expect(readdirSync(at('v'))).toEqual([]);
+  });
+
+  it('says nothing of marks where it fails before it writes, and leaves the target', async () => {
+    const last = await cutOff(at('w.raw'));
+    const before = readFileSync(at('w.raw'));
+    const kept: unknown[] = [];
+    const locks = permissionsFor({ role: 'raw-data', writable: true });
+    const user = await openFile({ path: source, writable: true, create: 'no', locks });
+    const { error } = await convert(
+      at('w.raw'),
+      { resume: true },
+      { checkpoint: { last, keep: (mark) => kept.push(mark) } },
+    );
+    await user.close();
+    expect(error).toMatchObject({ kind: 'locked' });
+    expect([kept, readFileSync(at('w.raw')).equals(before)]).toEqual([[], true]);
+    const again = await convert(at('w.raw'), { resume: true }, { checkpoint: { last, keep() {} } });
+    expect(again.result).toMatchObject({ 'resumed-from': (last as { offset: number }).offset });
+    expect(readFileSync(at('w.raw')).equals(content)).toBe(true);
   });
 
   it('is none where the source is a device, which changes without a trace', async () => {

@@ -77,6 +77,34 @@ it('what was cut off is not forgotten by a resumption that is refused', () => {
   expect([ended, jobs.info('cut').status]).toEqual([[], 'running']);
 });
 
+it('a mark is given up by who goes on from it, not by who fails before', () => {
+  const said: string[] = [];
+  const journal = {
+    ...{ full: false, markOf: () => ({ offset: 5 }), created() {}, started() {}, mark() {} },
+    ended: (id: string) => said.push(`${id} ended`),
+    untouched: (id: string, error: string) => said.push(`${id} untouched: ${error}`),
+  };
+  const { jobs, listeners } = managed({ journal: journal as never, maxJobs: 2 });
+  const failure = { kind: 'locked', message: 'in use', context: {} } as const;
+  for (const id of ['before', 'after']) {
+    jobs.start('image-convert', { id, resume: true }, '/', { ...options, id } as never, session);
+    if (id === 'after') listeners.at(-1)!.message({ type: 'mark', mark: { offset: 6 } });
+    listeners.at(-1)!.message({ type: 'failed', failure });
+  }
+  jobs.start('image-convert', { resume: true }, '/', { ...options, id: 'done' } as never, session);
+  listeners.at(-1)!.message({ type: 'done', json: '{}', progress: undefined });
+  expect(said).toEqual(['before untouched: locked', 'after ended', 'done ended']);
+});
+
+it('what the journal has no room for is refused, and what leaves no trace is not', () => {
+  const journal = { full: true, markOf() {}, created() {}, started() {}, ended() {} };
+  const { jobs } = managed({ journal: journal as never });
+  const start = (operation: 'image-check' | 'image-info') =>
+    jobs.start(operation, {}, '/', options as never, session);
+  expect(() => start('image-check')).toThrow(/no room/);
+  expect(start('image-info').status).toBe('running');
+});
+
 it('a job whose client has gone before it is there can be dismissed', () => {
   const { jobs } = managed();
   const gone = { ...session, listening: false, onGone: (callback: () => void) => callback() };

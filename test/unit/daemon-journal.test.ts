@@ -1,10 +1,19 @@
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import fs, {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { parseConfig } from '../../src/daemon/config.js';
 import { lastingDigest } from '../../src/daemon/jobs/digest.js';
 import { Journal, type JournalEntry } from '../../src/daemon/jobs/journal.js';
-import { encodeRecord } from '../../src/daemon/jobs/journal-file.js';
+import { encodeRecord, JournalFile, MAX_BYTES } from '../../src/daemon/jobs/journal-file.js';
 import { withoutSecrets } from '../../src/daemon/jobs/journal-params.js';
 import type { Log } from '../../src/daemon/log.js';
 import { tempDir } from '../support/reference.js';
@@ -140,15 +149,16 @@ describe('the journal', () => {
   it('makes up for what it could not write', async () => {
     const path = fresh();
     const { journal, said } = opened(path);
-    const original = JSON.stringify;
-    JSON.stringify = () => {
+    const failing = vi.spyOn(fs, 'writeSync').mockImplementation(() => {
       throw Object.assign(new Error('no space'), { code: 'ENOSPC' });
-    };
+    });
+    syncBuiltinESMExports();
     try {
       journal!.created(job('a'));
       journal!.created(job('b'));
     } finally {
-      JSON.stringify = original;
+      failing.mockRestore();
+      syncBuiltinESMExports();
     }
     expect(said).toEqual(['the journal cannot be written: no space']);
     journal!.ended('b');
@@ -164,6 +174,91 @@ describe('the journal', () => {
     expect(journal!.markOf('same')).toBeUndefined();
     await journal!.close();
     expect(opened(path).journal!.markOf('same')).toEqual({ offset: 5 });
+  });
+});
+
+describe('a mark', () => {
+  it('outlives an attempt to go on that failed before it wrote, under the same id or another', async () => {
+    const path = fresh();
+    const { journal } = opened(path);
+    journal!.created(job('a', { digest: 'same' }));
+    journal!.mark('a', { offset: 5 });
+    await journal!.close();
+    for (const id of ['a', 'b']) {
+      const { journal: again } = opened(path);
+      again!.created(job(id, { digest: 'same', mark: { offset: 5 } }));
+      again!.untouched(id, 'locked');
+      expect(again!.markOf('same')).toEqual({ offset: 5 });
+      await again!.close();
+    }
+    const last = opened(path);
+    expect(ids(last.cutOff)).toEqual(['a']);
+    last.journal!.created(job('a', { digest: 'same', mark: { offset: 5 } }));
+    last.journal!.ended('a', 'no-space');
+    expect(last.journal!.markOf('same')).toBeUndefined();
+    await last.journal!.close();
+  });
+
+  it('of a file for each of very many sources is not kept', () => {
+    const { journal } = opened(fresh());
+    journal!.created(job('a'));
+    journal!.mark('a', { sources: Array.from({ length: 1000 }, () => 'x'.repeat(60)) });
+    expect(statSync(join(folder, `journal-${next - 1}`)).size).toBeLessThan(2000);
+  });
+});
+
+describe('the length of the journal', () => {
+  it('stays within what the next daemon reads, however many jobs there are', async () => {
+    const path = fresh();
+    const { journal } = opened(path);
+    let count = 0;
+    for (; !journal!.full && count < 1_000_000; count++) {
+      const params = { target: { filename: `/${'x'.repeat(4000)}` } };
+      journal!.created(job(`job-${count}`, { params, owner: 'uid 1000, pid 77' }));
+      journal!.started(`job-${count}`, count);
+    }
+    expect(count).toBeGreaterThan(10_000);
+    expect(count).toBeLessThan(100_000);
+    await journal!.close();
+    expect(statSync(path).size).toBeLessThan(MAX_BYTES);
+    const again = opened(path);
+    expect(again.said.some((line) => line.includes('damaged'))).toBe(false);
+    expect(again.cutOff.length).toBeGreaterThan(0);
+    await again.journal!.close();
+  });
+});
+
+describe('a disk that loses what was written', () => {
+  it('is told of, and made up for in a new file', async () => {
+    const path = fresh();
+    const { file } = JournalFile.open(path, () => undefined);
+    const lost: unknown[] = [];
+    file.onLost = (error) => lost.push(error);
+    const failing = vi.spyOn(fs, 'fdatasync').mockImplementation((_, done) => {
+      setImmediate(() => done(Object.assign(new Error('EIO'), { code: 'EIO' })));
+    });
+    syncBuiltinESMExports();
+    try {
+      file.append({ is: 'job' });
+      await vi.waitFor(() => expect(lost).toMatchObject([{ code: 'EIO' }]));
+    } finally {
+      failing.mockRestore();
+      syncBuiltinESMExports();
+    }
+    await file.close();
+  });
+
+  it('leaves no descriptor behind where opening fails', () => {
+    const count = () => readdirSync('/proc/self/fd').length;
+    const path = fresh();
+    writeFileSync(path, '');
+    const before = count();
+    const open = () =>
+      JournalFile.open(path, () => {
+        throw new TypeError('a bug');
+      });
+    expect(open).toThrow(/cannot open/);
+    expect(count()).toBe(before);
   });
 });
 

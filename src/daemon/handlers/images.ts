@@ -12,6 +12,8 @@ import type { Owners } from '../images/owners.js';
 import { RpcError, rpcError } from '../sessions/rpc-error.js';
 
 export interface ImageHandlers {
+  /** Nodes that are held. */
+  readonly count: number;
   add(params: Readonly<Record<string, unknown>>): Promise<Record<string, never>>;
   del(node: string): Promise<Record<string, never>>;
   reopen(options: readonly unknown[], cwd?: string): Promise<Record<string, never>>;
@@ -46,6 +48,9 @@ function folder(cwd: unknown): string {
 
 export function createImageHandlers(held: HeldImages, owners: Owners, policy: OpenPolicy): ImageHandlers {
   return {
+    get count() {
+      return held.count;
+    },
     async add(params) {
       await answered(held.add(params, folder(params.cwd)));
       return {};

@@ -104,6 +104,7 @@ export function createMethods(context: HandlerContext): Record<string, Method> {
       uptime: process.uptime(),
       jobs: jobs.countByStatus(),
       workers: { busy: pool.busy, idle: pool.idle, limit: context.maxRunning, lost: pool.lost },
+      nodes: images.count,
       connections: context.connections(),
       subscriptions: bus.subscriptions,
       seq: bus.seq,

@@ -29,6 +29,7 @@ const HANG_MS = 30_000;
 /** A job that does not heed its cancellation: the thread has this long to show that it is not the thread that hangs. */
 const KILL_PING_MS = 2000;
 const CLOSE_MS = 10_000;
+const END_MS = 1000;
 
 /** What a call to the engine thread fails with. */
 export class HeldError extends Error {
@@ -164,7 +165,25 @@ export class HeldImages {
     await Promise.race([this.#call({ method: 'close' }).catch(() => undefined), hangs]);
     clearInterval(watch);
     thread.gone = true;
-    await thread.worker.terminate();
+    const message = 'the daemon is shutting down';
+    this.#forsake(thread, { kind: 'shutting-down', message, context: {} });
+    // A thread that hangs in a system call cannot be ended before that returns: the process ends with it.
+    let patience: NodeJS.Timeout | undefined;
+    const lost = new Promise((resolve) => {
+      patience = setTimeout(resolve, END_MS);
+    });
+    await Promise.race([thread.worker.terminate(), lost]);
+    clearTimeout(patience);
+  }
+
+  /** What waits for the thread waits no longer. */
+  #forsake(thread: Thread, failure: Failure): void {
+    const calls = [...thread.calls.values()];
+    const listeners = [...thread.jobs.values()];
+    thread.calls.clear();
+    thread.jobs.clear();
+    for (const call of calls) call.reject(new HeldError(failure));
+    for (const listener of listeners) listener.lost(failure);
   }
 
   #started(): Thread {
@@ -323,9 +342,6 @@ export class HeldImages {
     this.#settings.log.error({ code: error?.code, reason, nodes: this.#nodes.size }, 'engine thread lost');
     for (const change of [...this.#nodes.values()]) this.#changed({ ...change, change: 'lost', reason });
     const failure: Failure = { kind: memory ? 'limit' : 'worker-lost', message: reason, context: {} };
-    for (const call of thread.calls.values()) call.reject(new HeldError(failure));
-    for (const listener of thread.jobs.values()) listener.lost(failure);
-    thread.calls.clear();
-    thread.jobs.clear();
+    this.#forsake(thread, failure);
   }
 }

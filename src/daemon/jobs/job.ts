@@ -22,6 +22,8 @@ export interface Job {
   readonly lasting: string;
   /** How far the same job had come when an earlier daemon was ended. */
   readonly mark: unknown;
+  /** It has told of marks of its own: what an earlier one was about is not as it was. */
+  marked: boolean;
   /** In the journal: as something under way, or as cut off. */
   journalled: boolean;
   /** An earlier daemon was killed while it had this job. */
@@ -95,7 +97,7 @@ export function interruptedJob(entry: JournalEntry): Job {
   const what = started === undefined ? 'before this job began' : 'while this job ran';
   return {
     ...{ id, operation, params: undefined, cwd: '', digest: undefined, lasting: entry.digest },
-    ...{ mark: undefined, journalled: true, cutOff: true, autoDismiss, owner: undefined },
+    ...{ mark: undefined, marked: false, journalled: true, cutOff: true, autoDismiss, owner: undefined },
     ...{ priority: 0, after: new Set<string>(), devices: [], lastProgress: 0, stalled: undefined },
     ...{ status: 'concluded', pauseAsked: false, cancelAsked: false, finalized: true },
     ...{ rate: 0, rateGiven: false, progress: undefined, assignment: undefined, killTimer: undefined },

@@ -23,8 +23,8 @@ import { crc32 } from 'node:zlib';
 import { libcFunction } from '../libc.js';
 
 const LOCK_EX_NB = 2 | 4;
-/** No journal grows as large: something else has the name. */
-const MAX_BYTES = 64 * 1024 * 1024;
+/** No journal grows as large (see MAX_CONTENT in journal.ts): something else has the name. */
+export const MAX_BYTES = 64 * 1024 * 1024;
 
 /** The file cannot serve: one sentence for the log. */
 export class JournalError extends Error {
@@ -115,6 +115,8 @@ export class JournalFile {
   #syncAgain = false;
   #onIdle: (() => void)[] = [];
   #closed = false;
+  /** Told when what was appended has not come to the disk: the kernel says so once, and takes it for written then. */
+  onLost: ((error: unknown) => void) | undefined;
 
   private constructor(path: string, fd: number) {
     this.#path = path;
@@ -138,10 +140,13 @@ export class JournalFile {
         if (fstatSync(fd).size > MAX_BYTES) throw new JournalError('it is too long for a journal', true);
         content = read(decodeRecords(readFileSync(fd)));
       } catch (error) {
-        if (!(error instanceof JournalError)) throw error;
         const aside = `${path}.damaged-${Date.now()}`;
-        renameSync(path, aside);
-        closeSync(fd);
+        try {
+          if (!(error instanceof JournalError)) throw error;
+          renameSync(path, aside);
+        } finally {
+          closeSync(fd);
+        }
         damage = `${error.message}; moved to ${aside}`;
         fd = openLocked(path, 0);
         content = read([]);
@@ -223,8 +228,8 @@ export class JournalFile {
     if (this.#syncing) await new Promise<void>((resolve) => this.#onIdle.push(resolve));
     try {
       fdatasyncSync(this.#fd);
-    } catch {
-      // nothing is left to be done about it
+    } catch (error) {
+      this.onLost?.(error);
     }
     closeSync(this.#fd);
   }
@@ -241,8 +246,11 @@ export class JournalFile {
       return;
     }
     this.#syncing = true;
-    fdatasync(this.#fd, () => {
+    const fd = this.#fd;
+    fdatasync(fd, (error) => {
       this.#syncing = false;
+      // A file that was replaced meanwhile no longer matters.
+      if (error !== null && fd === this.#fd) this.onLost?.(error);
       for (const callback of this.#onIdle.splice(0)) callback();
       if (!this.#syncAgain || this.#closed) return;
       this.#syncAgain = false;

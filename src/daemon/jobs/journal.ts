@@ -5,11 +5,19 @@
 import { stat } from 'node:fs/promises';
 import type { OperationName } from '../../protocol/commands/index.js';
 import type { Log } from '../log.js';
-import { JournalError, JournalFile } from './journal-file.js';
+import { JournalError, JournalFile, MAX_BYTES } from './journal-file.js';
 
 const VERSION = 1;
+/** What all entries together may come to; the file, written anew when it is four times that, stays below its own limit. */
+const MAX_CONTENT = MAX_BYTES / 4 - 1024 * 1024;
+/** Beyond this, parameters are left out: they are for people to read. */
+const FULL_CONTENT = MAX_CONTENT / 2;
+/** What one mark may come to: sources of more files than that are converted again. */
+const MAX_MARK = 16 * 1024;
 /** The file is written anew when it is this long, and much longer than what it has to say. */
 const COMPACT_BYTES = 256 * 1024;
+/** Members of an entry that are of no great length, with the names of all. */
+const ENTRY_BYTES = 512;
 /** Jobs that were cut off are remembered so long, and so many of them. */
 const REMEMBER_MS = 30 * 24 * 3600_000;
 const REMEMBER_JOBS = 256;
@@ -68,13 +76,22 @@ export class Journal {
   readonly #entries: Map<string, JournalEntry>;
   /** Bytes after the last compaction. */
   #base = 0;
+  /** Bytes of each entry, and of all. */
+  readonly #sizes = new Map<string, number>();
+  #size = 0;
   /** What could not be written is made up for by writing all anew. */
   #behind = false;
+  #closed = false;
 
   private constructor(file: JournalFile, log: Log, entries: Map<string, JournalEntry>) {
     this.#file = file;
     this.#log = log;
     this.#entries = entries;
+    for (const entry of entries.values()) this.#measure(entry);
+    file.onLost = (error) => {
+      this.#failed(error);
+      if (!this.#closed) this.#compact();
+    };
   }
 
   /**
@@ -116,9 +133,16 @@ export class Journal {
     return { journal, cutOff: [...entries.values()] };
   }
 
-  created(job: JournalEntry): void {
+  /** Whether another job can be kept: what is not in the journal does not run. */
+  get full(): boolean {
+    return this.#size > MAX_CONTENT - ENTRY_BYTES;
+  }
+
+  created(entry: JournalEntry): void {
+    const job = this.#size > FULL_CONTENT ? { ...entry, params: {} } : entry;
     this.#entries.delete(job.id);
     this.#entries.set(job.id, job);
+    this.#measure(job);
     this.#append({ is: 'job', job });
   }
 
@@ -126,15 +150,35 @@ export class Journal {
     this.#change(id, { started: at }, { is: 'run', id, at });
   }
 
-  mark(id: string, mark: unknown): void {
+  mark(id: string, wanted: unknown): void {
+    const bytes = wanted === undefined ? 0 : Buffer.byteLength(JSON.stringify(wanted));
+    const mark = bytes > MAX_MARK || this.#size + bytes > MAX_CONTENT ? undefined : wanted;
     this.#change(id, { mark }, { is: 'mark', id, mark });
+  }
+
+  /**
+   * A job that was to go on from a mark has failed, and has left what the mark is about as it was: it can still be gone on
+   * with, as if there had been no attempt.
+   */
+  untouched(id: string, error: string): void {
+    const entry = this.#entries.get(id);
+    if (entry === undefined) return;
+    if (entry.mark === undefined || this.markOf(entry.digest) !== undefined) {
+      // Another entry still has the mark.
+      this.#remove(id);
+      this.#append({ is: 'end', id, at: Date.now(), error });
+      return;
+    }
+    const job = { ...entry, interrupted: Date.now() };
+    this.#entries.set(id, job);
+    this.#append({ is: 'job', job });
   }
 
   /** Concluded, or forgotten where it had been cut off. */
   ended(id: string, error?: string): void {
     const ended = this.#entries.get(id);
     if (ended === undefined) return;
-    this.#entries.delete(id);
+    this.#remove(id);
     // It is done, or has failed and cleaned up: nobody goes on from where an earlier attempt was cut off.
     if (ended.interrupted === undefined) {
       for (const { id, digest, mark } of [...this.#entries.values()]) {
@@ -163,6 +207,7 @@ export class Journal {
 
   /** A journal that has nothing to say goes. */
   close(): Promise<void> {
+    this.#closed = true;
     if (this.#entries.size === 0) this.#file.remove();
     return this.#file.close();
   }
@@ -170,8 +215,23 @@ export class Journal {
   #change(id: string, change: Partial<JournalEntry>, record: JournalRecord): void {
     const entry = this.#entries.get(id);
     if (entry === undefined) return;
-    this.#entries.set(id, { ...entry, ...change });
+    const changed = { ...entry, ...change };
+    this.#entries.set(id, changed);
+    this.#measure(changed);
     this.#append(record);
+  }
+
+  #remove(id: string): void {
+    this.#entries.delete(id);
+    this.#size -= this.#sizes.get(id) ?? 0;
+    this.#sizes.delete(id);
+  }
+
+  #measure(entry: JournalEntry): void {
+    const { id, params, mark, owner } = entry;
+    const bytes = ENTRY_BYTES + Buffer.byteLength(JSON.stringify([id, params, mark, owner]));
+    this.#size += bytes - (this.#sizes.get(id) ?? 0);
+    this.#sizes.set(id, bytes);
   }
 
   #append(record: JournalRecord): void {
@@ -198,9 +258,13 @@ export class Journal {
       if (this.#behind) this.#log.info('the journal is written again');
       this.#behind = false;
     } catch (error) {
-      const { code, message } = error as NodeJS.ErrnoException;
-      if (!this.#behind) this.#log.error({ code, reason: message }, 'the journal cannot be written');
-      this.#behind = true;
+      this.#failed(error);
     }
+  }
+
+  #failed(error: unknown): void {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (!this.#behind) this.#log.error({ code, reason: message }, 'the journal cannot be written');
+    this.#behind = true;
   }
 }

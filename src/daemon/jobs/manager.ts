@@ -102,6 +102,9 @@ export class JobManager {
     if (this.#jobs.size - this.#cutOff >= 2 * maxJobs) {
       throw rpcError('too-many-jobs', `more than ${maxJobs} concluded jobs wait to be dismissed`);
     }
+    if (!isShort(operation) && this.#settings.journal?.full === true) {
+      throw rpcError('too-many-jobs', 'the journal has no room for more unfinished jobs');
+    }
     const after = this.#dependencies(options.after ?? []);
     const limited = this.#settings.maxPerDevice > 0 && !isShort(operation);
     const job: Job = {
@@ -117,6 +120,7 @@ export class JobManager {
       digest,
       lasting,
       mark,
+      marked: false,
       journalled: false,
       cutOff: false,
       autoDismiss: options['auto-dismiss'],
@@ -426,6 +430,7 @@ export class JobManager {
         if (this.#closing) this.#cancel(job, false);
         break;
       case 'mark':
+        job.marked = true;
         if (job.journalled) this.#settings.journal?.mark(job.id, message.mark);
         break;
       case 'rate':
@@ -528,8 +533,11 @@ export class JobManager {
     if (!job.journalled) return;
     job.journalled = false;
     const { outcome } = job;
-    const error = outcome !== undefined && 'error' in outcome ? outcome.error.data?.kind : undefined;
-    this.#settings.journal?.ended(job.id, error);
+    const error =
+      outcome !== undefined && 'error' in outcome ? (outcome.error.data?.kind ?? 'internal') : undefined;
+    if (error !== undefined && job.mark !== undefined && !job.marked) {
+      this.#settings.journal?.untouched(job.id, error);
+    } else this.#settings.journal?.ended(job.id, error);
   }
 
   /** Forgets outcomes that nobody asked for: the old ones, and the oldest of too many. */

@@ -50,6 +50,7 @@ export interface Status {
     readonly limit: number;
     readonly lost: number;
   };
+  readonly nodes: number;
   readonly connections: number;
   readonly subscriptions: number;
   readonly memory: { readonly rss: number };
@@ -63,6 +64,7 @@ export function statusText(status: Status, version: string): string {
     ['imgd', `${version}, ${status.status}, process ${status.pid}, up ${duration(status.uptime)}`],
     ['jobs', jobs.length === 0 ? 'none' : jobs.join(', ')],
     ['workers', `${workers.busy} busy, ${workers.idle} idle, at most ${workers.limit} jobs at once${lost}`],
+    ...(status.nodes === 0 ? [] : [['images', `${status.nodes} held`]]),
     ['clients', `${status.connections} connected, ${status.subscriptions} subscriptions to events`],
     ['memory', bytes(status.memory.rss)],
   ]);

@@ -100,9 +100,13 @@ export async function convert(
       target = again.target;
       start = again.mark.offset;
       // What was there before the conversion (a device, say) is not its to remove.
-      created = staged !== undefined || again.mark.created === true ? [again.mark.path] : [];
+      created = again.mark.created ?? (staged === undefined ? [] : [again.mark.path]);
+      // Told before anything is written: until here the mark holds, whatever becomes of this attempt.
+      const { seen: _, ...mark } = again.mark;
+      context.checkpoint?.keep(mark);
     } else {
       if (again !== undefined) startOver(again, context);
+      await staged?.clear();
       if (create) created = await createTarget(sources, params, size, context, staged?.path);
       target = await open(staged?.path);
     }
@@ -185,7 +189,7 @@ async function checkpoints(
   const fingerprints = await sourceFingerprints(sources, context);
   if (fingerprints === undefined) return undefined;
   const mark = {
-    ...{ size, target: await fileIdentity(path), path, created: created.includes(path) },
+    ...{ size, target: await fileIdentity(path), path, created },
     sources: fingerprints,
   };
   return {

@@ -122,7 +122,8 @@ async function makeImage(
       path: at,
       filename: shown,
       writable: true,
-      create: 'truncate',
+      // What has the temporary name by now is none of ours: a link that was put there would be followed.
+      create: stagedAt === undefined ? 'truncate' : 'exclusive',
       noCopyOnWrite,
       cache: durable ? 'writeback' : 'unsafe',
       locks: permissionsFor({ role: 'create', writable: true }),
@@ -388,6 +389,7 @@ async function makeStaged(
   const staged = await stage(filename, context);
   let made = false;
   try {
+    await staged.clear();
     const image = await makeImage({ filename, name, at: staged.path }, options, true, context);
     made = true;
     await staged.keep();

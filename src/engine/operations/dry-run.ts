@@ -15,6 +15,7 @@ import { checkApart, checkTarget, targetSpec } from './convert-target.js';
 import { checkCreate } from './create.js';
 import { creatablePath } from './create-options.js';
 import { measure } from './measure.js';
+import { stage } from './staged.js';
 
 type Plan = NonNullable<ImageConvertResult['plan']>;
 type Check = Plan['checks'][number];
@@ -59,7 +60,7 @@ export async function convertPlan(
     if (create) {
       await check('options', ['sources', 'format'], () => checkOptions(params, size, context));
       await check('backing', [], () => checkBacking(params, context));
-      await check('target', ['format'], () => checkPlace(filename!, context));
+      await check('target', ['format'], () => checkPlace(filename!, params.atomic === true, context));
       await check('apart', ['sources', 'target'], () => checkApart(sources!, params, context));
     } else {
       await check('target', ['sources', 'format'], () => checkExisting(params, size, context));
@@ -111,15 +112,24 @@ async function checkBacking(params: ImageConvertParams, context: OperationContex
 }
 
 /** The name is allowed, can be written, and what has it is used by nobody. Nothing is emptied. */
-async function checkPlace(filename: string, context: OperationContext): Promise<void> {
+async function checkPlace(filename: string, atomic: boolean, context: OperationContext): Promise<void> {
   const path = absolutePath(creatablePath(filename), context.cwd);
   checkAllowed(path, filename, 'caller', context.policy);
   const folder = dirname(path);
   try {
     const before = lstatSync(path, { throwIfNoEntry: false });
-    if (before === undefined) accessSync(folder, constants.W_OK | constants.X_OK);
+    // A new file takes the place of the old one: that is the folder's to allow.
+    if (before === undefined || atomic) accessSync(folder, constants.W_OK | constants.X_OK);
   } catch (error) {
     throw hostError(`Could not create '${filename}'`, error, { path: filename });
+  }
+  if (atomic) {
+    const staged = await stage(filename, context);
+    try {
+      return await staged.checkClear();
+    } finally {
+      await staged.release();
+    }
   }
   if (lstatSync(path, { throwIfNoEntry: false }) === undefined) return;
   const file = await openFile({

@@ -15,8 +15,8 @@ export interface ConvertMark {
   /** `device:inode` of the target's file, and its path. */
   readonly target: string;
   readonly path: string;
-  /** The conversion made that file: where it fails, it goes. */
-  readonly created?: boolean;
+  /** The files that the conversion made: where it fails, they go. */
+  readonly created?: readonly string[];
   /** All files of the sources and their backing chains, as they were. */
   readonly sources: readonly string[];
   /** Size and time of change of the target's file, as the daemon after the crash found it. */
@@ -68,12 +68,17 @@ export async function sourceFingerprints(
   }
 }
 
+function isString(value: unknown): value is string {
+  return typeof value === 'string';
+}
+
 function isMark(value: unknown): value is ConvertMark {
   const mark = value as ConvertMark | undefined;
   return (
     typeof mark?.offset === 'number' &&
     typeof mark.path === 'string' &&
-    Array.isArray(mark.sources ?? undefined)
+    Array.isArray(mark.sources ?? undefined) &&
+    (mark.created === undefined || (Array.isArray(mark.created) && mark.created.every(isString)))
   );
 }
 
@@ -100,6 +105,10 @@ export async function openUnfinished(
     const { size: bytes, mtimeNs } = await stat(mark.path, { bigint: true });
     if (mark.seen !== undefined && mark.seen !== `${bytes}:${mtimeNs}`) return 'the target was changed since';
     target = await open(mark.path);
+    const { file } = target;
+    if (file instanceof FileStorage && `${file.identity.device}:${file.identity.inode}` !== mark.target) {
+      return await refused(target, 'the target is another file');
+    }
     if (target.size < size) return await refused(target, 'the target has another size');
     const same = await agree(sources, target, mark.offset, context);
     return same ? { target, mark } : await refused(target, 'the target has other content');

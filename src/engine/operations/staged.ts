@@ -4,7 +4,7 @@ import { open, rename } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { hostError, ImageError } from '../error.js';
 import { absolutePath, checkAllowed, confine } from '../node/gate.js';
-import { openFile } from '../storage/file.js';
+import { type FileStorage, openFile } from '../storage/file.js';
 import { permissionsFor } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
@@ -13,6 +13,10 @@ import { creatablePath } from './create-options.js';
 export interface Staged {
   /** Absolute path of the temporary file: always the same for a target, so that a crash leaves one at most. */
   readonly path: string;
+  /** Makes room for the temporary file, which is to be created anew: what an earlier attempt has left goes, if nobody uses it. */
+  clear(): Promise<void>;
+  /** What `clear` would refuse, with nothing removed. */
+  checkClear(): Promise<void>;
   /** Everything is written and closed: from here to the end no other job gets at the temporary file. */
   keep(): Promise<void>;
   /** On the disk with it, then into its place, and that on the disk too. */
@@ -36,9 +40,9 @@ export async function stage(filename: string, context: OperationContext): Promis
   const before = lookAt(final, filename);
   let held: Storage | undefined;
   let temporary: Storage | undefined;
-  const lockFile = (at: string): Promise<Storage> =>
+  const lockFile = (at: string): Promise<FileStorage> =>
     openFile({
-      ...{ path: at, filename, writable: true, create: 'no' },
+      ...{ path: at, filename, writable: true, create: 'no', noFollow: true },
       locks: permissionsFor({ role: 'create', writable: true }),
       owner: context.owner,
       confined: confine(filename, 'caller', context.policy),
@@ -76,6 +80,21 @@ export async function stage(filename: string, context: OperationContext): Promis
   return {
     path,
     release,
+    async clear() {
+      const found = lookAt(path, filename);
+      if (found === undefined) return;
+      const before = await lockFile(path);
+      try {
+        unlinkSync(path);
+      } catch (error) {
+        throw hostError(`Could not create '${filename}'`, error, { path: filename });
+      } finally {
+        await before.close();
+      }
+    },
+    async checkClear() {
+      if (lookAt(path, filename) !== undefined) await (await lockFile(path)).close();
+    },
     async keep() {
       temporary = await lockFile(path);
     },

@@ -26,6 +26,8 @@ export interface FileOptions {
   readonly writable: boolean;
   /** `no`: must exist. `truncate`: created, or emptied once locked. `exclusive`: must not exist. */
   readonly create?: 'no' | 'truncate' | 'exclusive';
+  /** A symbolic link is refused. */
+  readonly noFollow?: boolean;
   /** Permission bits of a file that is created. */
   readonly mode?: number;
   /** Turns copy-on-write off for a new file, where the filesystem has it. */
@@ -97,6 +99,7 @@ async function openWith(
   let flags = writable ? constants.O_RDWR : constants.O_RDONLY;
   if (create !== 'no') flags |= constants.O_CREAT;
   if (create === 'exclusive') flags |= constants.O_EXCL;
+  if (options.noFollow === true) flags |= constants.O_NOFOLLOW ?? 0;
   if (direct) flags |= constants.O_DIRECT ?? 0;
   if (cache === 'writethrough' || cache === 'directsync') flags |= constants.O_DSYNC;
 

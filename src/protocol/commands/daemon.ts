@@ -28,7 +28,7 @@ export const queryVersion = command({
 
 export const queryStatus = command({
   name: 'query-status',
-  doc: 'Tells how the daemon is: jobs by state, workers, connections, memory, time since its start.',
+  doc: 'Tells how the daemon is: jobs by state, workers, held images, connections, memory, time since its start.',
   params: Nothing,
   result: v.strictObject({
     status: v.picklist(['running', 'stopping']),
@@ -45,6 +45,8 @@ export const queryStatus = command({
       /** Workers that died under a job since the start. */
       lost: v.number(),
     }),
+    /** Images that are held: nodes of blockdev-add. */
+    nodes: v.number(),
     connections: v.number(),
     subscriptions: v.number(),
     /** Number of the newest event. */
