@@ -26,6 +26,8 @@ export interface Member {
   quick: boolean;
   /** By performance.now(): when it last got a quick job. */
   lastQuick: number;
+  /** By performance.now(): when its last job ended. */
+  lastWork: number;
   /** What it has run may have left a large heap behind. */
   used: boolean;
   short: number;
@@ -37,8 +39,15 @@ export interface Member {
 
 export function newMember(worker: Worker): Member {
   return {
-    ...{ worker, work: new Map(), quick: false, lastQuick: Number.NEGATIVE_INFINITY, used: false },
-    ...{ short: 0, gone: false, killed: undefined, unsent: [] },
+    ...{ worker, work: new Map(), quick: false, lastQuick: Number.NEGATIVE_INFINITY },
+    ...{
+      lastWork: Number.NEGATIVE_INFINITY,
+      used: false,
+      short: 0,
+      gone: false,
+      killed: undefined,
+      unsent: [],
+    },
   };
 }
 

@@ -30,6 +30,7 @@ export interface Pool {
 
 /** After this time without work, workers beyond the warm one go, and so does a warm one with a used heap (for a fresh one). */
 const TRIM_MS = 5000;
+const TRIM_EVERY_MS = 1000;
 
 /** So many short jobs leave as much as a long one. */
 const MANY_SHORT = 200;
@@ -60,6 +61,7 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
   let lost = 0;
   let closed = false;
   let trimTimer: NodeJS.Timeout | undefined;
+  let idleTimer: NodeJS.Timeout | undefined;
 
   // One that is being ended may still tell how its job came out, and must not get another.
   const idle = (): Member[] =>
@@ -98,6 +100,7 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
   function heard(member: Member, work: Work, message: FromWorker): void {
     if (message.type === 'done' || message.type === 'failed') {
       member.work.delete(work.message.job);
+      member.lastWork = performance.now();
       if (work.long || ++member.short >= MANY_SHORT) member.used = true;
       // After a bug nothing is known about the state of the thread.
       if (message.type === 'failed' && message.failure.kind === 'internal') {
@@ -159,18 +162,25 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
   }
 
   function planTrim(): void {
-    clearTimeout(trimTimer);
-    if (closed) return;
-    const timer = setTimeout(async () => {
-      let fresh = 0;
-      const surplus = idle().filter((member) => member.used || ++fresh > warm);
-      await Promise.all(surplus.map(discard));
-      keepWarm();
+    if (!closed) trimTimer ??= setTimeout(() => void trim(), TRIM_EVERY_MS).unref();
+  }
+
+  /** Each goes in its own time: where there is always work, the heaps of those that have none would stay for ever. */
+  async function trim(): Promise<void> {
+    trimTimer = undefined;
+    const before = performance.now() - TRIM_MS;
+    const resting = idle();
+    let fresh = 0;
+    const surplus = resting.filter((member) => (member.used || ++fresh > warm) && member.lastWork <= before);
+    await Promise.all(surplus.map(discard));
+    keepWarm();
+    if (resting.length < members.size || resting.some(({ lastWork }) => lastWork > before)) planTrim();
+    else if (!closed) {
       tellIdle();
       // Once more: V8 shrinks its young space only when it has not been allocating for some seconds.
-      if (!closed && trimTimer === timer) trimTimer = setTimeout(tellIdle, TRIM_MS + 1000).unref();
-    }, TRIM_MS);
-    trimTimer = timer.unref();
+      clearTimeout(idleTimer);
+      idleTimer = setTimeout(tellIdle, TRIM_MS + 1000).unref();
+    }
   }
 
   keepWarm();
@@ -216,6 +226,7 @@ export function createPool(settings: PoolSettings, warm = 1): Pool {
     async close() {
       closed = true;
       clearTimeout(trimTimer);
+      clearTimeout(idleTimer);
       quick.close();
       await Promise.all([...members].map((member) => member.worker.terminate()));
     },
