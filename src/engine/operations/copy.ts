@@ -138,10 +138,14 @@ export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize:
       const past = range.at >= backedSize;
       const length = past ? range.length : Math.min(range.length, backedSize - range.at);
       const extent = await image.format.map({ at: range.at, length });
-      if (extent.kind === 'backing') {
-        return { kind: 'skip', length: extent.length, read: (into) => image.read(range.at, into) };
+      // Where the source has nothing below it, or its backing file has ended, it reads as zeros whatever the target's has.
+      const below = Math.min(extent.length, (image.backing?.size ?? 0) - range.at);
+      if (extent.kind === 'backing' && below > 0) {
+        return { kind: 'skip', length: below, read: (into) => image.read(range.at, into) };
       }
-      if (extent.kind === 'zero') return { kind: past ? 'skip' : 'zero', length: extent.length };
+      if (extent.kind === 'zero' || extent.kind === 'backing') {
+        return { kind: past ? 'skip' : 'zero', length: extent.length };
+      }
       return toRun({ kind: extent.kind, length: extent.length, depth: 0, layer: image, extent });
     },
   };
