@@ -136,7 +136,8 @@ export const raw: FormatDriver = {
   createOptions,
   async create(context: CreateContext): Promise<void> {
     const preallocation = (context.options.preallocation as Preallocation | undefined) ?? 'off';
-    await context.file.truncate(context.size, preallocation);
+    // Guests see whole sectors only: a file of them is as large as the image it holds.
+    await context.file.truncate(Math.ceil(context.size / SECTOR) * SECTOR, preallocation);
   },
   async measure({ size, source }: MeasureSpec): Promise<Measure> {
     // Holes count: what they take depends on the filesystem.
