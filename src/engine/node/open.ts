@@ -58,7 +58,7 @@ async function openLayer(
   let driverName = flat.takeString('driver') ?? how.format;
   const generic = takeGeneric(flat);
   const writable = how.writable && generic.readOnly !== true;
-  if (generic.forceShare === true && writable) {
+  if ((generic.forceShare ?? session.forceShare) && writable) {
     throw new ImageError('invalid', 'force-share=on can only be used with read-only images');
   }
   let scope = inherit(session, generic);
@@ -368,11 +368,16 @@ export async function openImage(
     }
     const flat =
       ref['image-opts'] !== undefined ? fromOptionString(ref['image-opts']) : flatFromFilename(ref.filename!);
-    return await openLayer(flat, namedFile(ref, flat), session, {
+    const image = await openLayer(flat, namedFile(ref, flat), session, {
       writable: options.writable ?? false,
       reason: 'caller',
       format: ref.format,
     });
+    if (options.writable === true && !image.writable) {
+      await image.close();
+      throw new ImageError('read-only', 'Block node is read-only');
+    }
+    return image;
   } catch (error) {
     throw hostError(`Could not open '${name}'`, error);
   }
