@@ -39,13 +39,19 @@ export function exactSize(text: string): bigint {
   return BigInt(match[1] || '0') * scale + BigInt(Math.floor(fraction));
 }
 
-/** As parseNumber for a count, which takes no suffix and no fraction. */
-export function parsePlainNumber(what: string, text: string, min: number, max: number): number {
-  if (!/^\s*[+-]?(0x[0-9a-f]+|0[0-7]*|[1-9]\d*)$/i.test(text))
-    throw new Exit(1, `Invalid ${what} specified: '${text}'.`);
-  const value = /x/i.test(text) ? Number(text) : Number.parseInt(text, /^\s*[+-]?0\d/.test(text) ? 8 : 10);
-  if (!(value >= min && value <= max)) {
+/** As parseNumber for a count, which takes no suffix and no fraction, and is octal behind a zero. */
+export function parsePlainNumber(
+  what: string,
+  text: string,
+  min: number,
+  max: number | bigint = LARGEST,
+): number {
+  const match = /^\s*([+-]?)(0x[0-9a-f]+|0[0-7]*|[1-9]\d*)$/i.exec(text);
+  if (match === null) throw new Exit(1, `Invalid ${what} specified: '${text}'.`);
+  const digits = BigInt(match[2]!.replace(/^0(?=\d)/, '0o'));
+  const value = match[1] === '-' ? -digits : digits;
+  if (value < min || value > max) {
     throw new Exit(1, `Invalid ${what} specified. Must be between ${min} and ${max}.`);
   }
-  return value;
+  return Number(value);
 }

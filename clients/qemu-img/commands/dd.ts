@@ -1,7 +1,7 @@
 import { forceShare, help, imageRef, objectParams, objects } from '../common-options.js';
 import { command } from '../declare.js';
 import { Exit } from '../errors.js';
-import { parseNumber } from '../numbers.js';
+import { parseNumber, parsePlainNumber } from '../numbers.js';
 
 /** The reference keeps the size of a block in an int. */
 const MAX_BLOCK = 2147483647;
@@ -25,10 +25,10 @@ const OPERANDS: Readonly<Record<string, (into: Operands, text: string) => void>>
     into.bs = parseNumber('bs', text, 1, MAX_BLOCK);
   },
   count(into, text) {
-    into.count = parseNumber('count', text, 0);
+    into.count = parsePlainNumber('count', text, 0);
   },
   skip(into, text) {
-    into.skip = parseNumber('skip', text, 0);
+    into.skip = parsePlainNumber('skip', text, 0);
   },
 };
 
