@@ -96,7 +96,8 @@ export default command({
     if (asked.length === 0) {
       throw new Exit(1, 'Need at least one of --add, --remove, --clear, --enable, --disable, or --merge');
     }
-    if (granularity !== undefined && add === undefined) {
+    // Zero is how the default one is asked for.
+    if (granularity !== undefined && granularity !== 0 && add === undefined) {
       throw new Exit(1, 'granularity only supported with --add');
     }
     if (values.sourceFormat !== undefined && values.sourceFile === undefined) {

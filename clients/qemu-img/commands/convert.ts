@@ -165,9 +165,6 @@ export default command({
     try {
       progress.start();
       const sources = sourceNames.map((name) => imageRef(name, { ...values, cache }));
-      if (values.bitmaps && sources.length > 1) {
-        throw new Exit(1, 'Copying bitmaps only possible with single source');
-      }
       // From here on the reference has opened the sources, and would report what is wrong with them first.
       if (values.targetIsZero && values.backing !== undefined) {
         throw new Exit(1, 'Cannot use --target-is-zero when the destination image has a backing file');

@@ -265,6 +265,9 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
   const own = inherit(session, generic);
   const { builder } = session.context.nodes ?? {};
   const writable = how.writable && generic.readOnly !== true;
+  if (builder === undefined && how.writable && !writable) {
+    throw new ImageError('read-only', 'Block node is read-only');
+  }
   if (builder === undefined) return (await openProtocol(driver, flat, own, how)).opened;
   if (how.writable && !writable && session.parent !== undefined) {
     throw new ImageError('read-only', 'Block node is read-only');

@@ -123,7 +123,7 @@ async function openLayer(
       context.output({
         stream: 'stderr',
         text:
-          `WARNING: Image format was not specified for '${filename}' and probing guessed raw.\n` +
+          `WARNING: Image format was not specified for '${filename.replace(/^file:/, '')}' and probing guessed raw.\n` +
           '         Automatically detecting the format is dangerous for raw images, write operations on block 0 will be restricted.\n' +
           "         Specify the 'raw' format explicitly to remove the restrictions.\n",
       });

@@ -84,17 +84,17 @@ export async function targetSpec(params: ImageConvertParams, size: number): Prom
     ...(backingFormat === undefined ? {} : { 'backing-format': backingFormat }),
   };
   const backed = backing !== undefined || options.backing_file !== undefined;
+  await checkCreateSpec(spec);
   if (backed && params.sources.length > 1) {
     throw new ImageError(
       'invalid',
       'Having a backing file for the target makes no sense when concatenating multiple input images',
     );
   }
-  if (params.compress === true) await checkCompressed(format, options);
-  await checkCreateSpec(spec);
   if (backed && (backingFormat ?? options.backing_fmt) === undefined) {
     throw new ImageError('invalid', 'Use of backing file requires explicit backing format');
   }
+  if (params.compress === true) await checkCompressed(format, options);
   return spec;
 }
 

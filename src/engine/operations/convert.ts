@@ -40,8 +40,12 @@ function findSnapshot(list: readonly SnapshotInfo[], wanted: string): SnapshotIn
 
 export async function snapshotView(image: ImageNode, wanted: string): Promise<ImageNode> {
   const { snapshots } = image.format;
-  const found = snapshots === undefined ? undefined : findSnapshot(snapshots.list(), wanted);
-  if (snapshots === undefined || found === undefined) {
+  if (snapshots === undefined) {
+    const what = `Block format '${image.driver.name}' used by device '' does not support temporarily loading internal snapshots`;
+    throw new ImageError('unsupported', `Failed to load snapshot: ${what}`);
+  }
+  const found = findSnapshot(snapshots.list(), wanted);
+  if (found === undefined) {
     throw new ImageError('not-found', `Failed to load snapshot: Can't find snapshot`);
   }
   return image.withFormat(await snapshots.view(found));
@@ -65,6 +69,9 @@ export async function convert(
       const image = await openImage(ref, { stable: true }, context);
       opened.push(image);
       sources.push(image);
+    }
+    if (params.bitmaps === true && sources.length > 1) {
+      throw new ImageError('invalid', 'Copying bitmaps only possible with single source');
     }
     const bitmapSource = params.bitmaps === true ? sources[0]! : undefined;
     if (bitmapSource !== undefined) checkBitmaps(bitmapSource, params['skip-broken-bitmaps'] === true);

@@ -107,7 +107,7 @@ export async function rebase(
       if (own) opened.push(image);
       to = image;
     }
-    if (named && format === undefined && top.format.changeBacking !== undefined) {
+    if (named && format === undefined) {
       // Said before anything is copied: it would be in vain.
       throw new ImageError(
         'invalid',
