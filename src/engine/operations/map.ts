@@ -20,8 +20,8 @@ const PAGE = 4096;
  * feet. The same measure as the reference's: clearly fewer units are allocated on the host than the file is long.
  */
 export async function isSparse(storage: Storage, unit: number): Promise<boolean> {
-  const allocated = ((await storage.allocated()) ?? storage.size) / unit;
-  return storage.size / unit > Math.max((allocated * 10) / 9, allocated + 2);
+  const allocated = Math.ceil(((await storage.allocated()) ?? storage.size) / unit);
+  return Math.ceil(storage.size / unit) >= Math.max(Math.floor((allocated * 10) / 9), allocated + 2);
 }
 
 /** Entries in the making: equal neighbours become one, full batches go out. */
