@@ -188,7 +188,7 @@ function unplaced(text: string): string {
 function merged(text: string): string {
   const runs: { start: number; length: number; rest: string }[] = [];
   const others = text.replace(
-    /^.*?"start": (\d+), "length": (\d+), (.*?)(?:, "offset": \d+)?\}.*$/gm,
+    /^.*?"start": (\d+), "length": (\d+), (.*?)(?:, "offset": \d+)?\}.*\n?/gm,
     (_, start, length, rest) => {
       const shown = String(rest).includes('"data": true')
         ? String(rest).replace(/"zero": true/, '"zero": false')
