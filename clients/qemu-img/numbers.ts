@@ -55,3 +55,11 @@ export function parsePlainNumber(
   }
   return Number(value);
 }
+
+/** As C prints a number with two places: what is just between two goes to the even one. */
+export function twoPlaces(value: number): string {
+  const exact = value * 100;
+  const below = Math.floor(exact);
+  const up = exact - below > 0.5 || (exact - below === 0.5 && below % 2 === 1);
+  return ((below + Number(up)) / 100).toFixed(2);
+}

@@ -1,5 +1,6 @@
 /** The progress line of `-p`, and the one that SIGUSR1 asks for. */
 import type { ProgressReport, Shell } from './declare.js';
+import { twoPlaces } from './numbers.js';
 
 export interface ProgressLine {
   /** Prints 0 % where nothing was printed so far. */
@@ -22,7 +23,7 @@ export function progressLine(shell: Shell, shown: boolean, step: number, end = f
   let percent = 0;
   let started = false;
   let asked = false;
-  const text = () => `    (${twoPlaces(percent)}/100%)`;
+  const text = () => `    (${twoPlaces(Math.fround(percent))}/100%)`;
   const say = (value: number) => {
     started = true;
     percent = value;
@@ -62,12 +63,4 @@ export function progressLine(shell: Shell, shown: boolean, step: number, end = f
       if (shown) shell.out('\n');
     },
   };
-}
-
-/** As C prints a float with two places: what is just between two goes to the even one. */
-function twoPlaces(percent: number): string {
-  const exact = Math.fround(percent) * 100;
-  const below = Math.floor(exact);
-  const up = exact - below > 0.5 || (exact - below === 0.5 && below % 2 === 1);
-  return ((below + Number(up)) / 100).toFixed(2);
 }

@@ -12,6 +12,7 @@ import {
 } from '../common-options.js';
 import { command } from '../declare.js';
 import { Exit, RequestError, usage } from '../errors.js';
+import { twoPlaces } from '../numbers.js';
 
 const EXIT = { failed: 1, corrupt: 2, leaks: 3, unsupported: 63 } as const;
 
@@ -115,7 +116,7 @@ function checkText(check: ImageCheck): string {
   if (errors > 0) text += `\n${errors} internal errors have occurred during the check.\n`;
   const { 'total-clusters': total = 0, 'allocated-clusters': allocated = 0 } = check;
   if (total > 0 && allocated > 0) {
-    const percent = (part: number, whole: number) => `${((part / whole) * 100).toFixed(2)}%`;
+    const percent = (part: number, whole: number) => `${twoPlaces((part * 100) / whole)}%`;
     const fragmented = percent(check['fragmented-clusters'] ?? 0, allocated);
     const compressed = percent(check['compressed-clusters'] ?? 0, allocated);
     text += `${allocated}/${total} = ${percent(allocated, total)} allocated, `;

@@ -371,6 +371,8 @@ export interface FormatDriver {
   roundSize?(size: number): number;
   /** What is said of a backing format that is none; absent: the usual words. */
   unknownBackingFormat?(format: string): string;
+  /** False where images do not tell their cluster size, even that they have none: rebase asks for it. */
+  readonly tellsClusters?: false;
   /** True where images, or some of them, can take compressed units: decides what `convert -c` says for other formats. */
   readonly compresses?: boolean;
   /** True where the image may have a backing file: decides what `-b` says for other formats. */

@@ -33,6 +33,10 @@ export class FlatOptions {
     this.#values.set(key, value);
   }
 
+  peek(key: string): FlatValue | undefined {
+    return this.#values.get(key);
+  }
+
   /** Takes a value out. */
   take(key: string): FlatValue | undefined {
     const value = this.#values.get(key);
@@ -48,6 +52,13 @@ export class FlatOptions {
       throw new ImageError('invalid', `Invalid parameter type for '${key}', expected: string`);
     }
     return value;
+  }
+
+  /** As `takeString`, of an option that QEMU keeps as text whatever it came as: `true` is `on`. */
+  takeText(key: string): string | undefined {
+    const value = this.take(key);
+    if (value === undefined || value === null) return undefined;
+    return typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value);
   }
 
   takeBool(key: string): boolean | undefined {

@@ -83,9 +83,6 @@ const NULL_OPTIONS: readonly OptionDeclaration[] = [
 /** Drivers whose bytes are a guest's as they are, without a format. */
 export const PROTOCOLS = new Set(['file', 'host_device', 'null-co', 'null-aio', ...filterNames]);
 
-/** Options that any node may have and that nothing here acts on. */
-const IGNORED = ['auto-read-only'];
-
 export interface GenericOptions {
   readonly nodeName: string | undefined;
   readonly detectZeroes: NodeSettings['detectZeroes'];
@@ -98,20 +95,21 @@ export interface GenericOptions {
 }
 
 export function takeGeneric(flat: FlatOptions): GenericOptions {
-  for (const key of IGNORED) flat.take(key);
+  // Nothing here acts on it.
+  flat.takeBool('auto-read-only');
   const direct = flat.takeBool('cache.direct');
   const noFlush = flat.takeBool('cache.no-flush');
   flat.take('cache.writeback');
-  const discard = flat.takeString('discard');
+  const discard = flat.takeText('discard');
   if (discard !== undefined && !['ignore', 'off', 'unmap', 'on'].includes(discard)) {
     throw new ImageError('invalid', 'Invalid discard option');
   }
-  const detectZeroes = flat.takeString('detect-zeroes') ?? 'off';
+  const detectZeroes = flat.takeText('detect-zeroes') ?? 'off';
   if (detectZeroes !== 'off' && detectZeroes !== 'on' && detectZeroes !== 'unmap') {
     throw new ImageError('invalid', `invalid parameter value: ${detectZeroes}`);
   }
   return {
-    nodeName: flat.takeString('node-name'),
+    nodeName: flat.takeText('node-name'),
     detectZeroes,
     direct,
     noFlush,
@@ -265,10 +263,12 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
   const own = inherit(session, generic);
   const { builder } = session.context.nodes ?? {};
   const writable = how.writable && generic.readOnly !== true;
-  if (builder === undefined && how.writable && !writable) {
+  if (builder === undefined) {
+    const { opened } = await openProtocol(driver, flat, own, how);
+    if (writable === how.writable) return opened;
+    await opened.storage.close().catch(() => {});
     throw new ImageError('read-only', 'Block node is read-only');
   }
-  if (builder === undefined) return (await openProtocol(driver, flat, own, how)).opened;
   if (how.writable && !writable && session.parent !== undefined) {
     throw new ImageError('read-only', 'Block node is read-only');
   }
@@ -282,6 +282,15 @@ interface OpenedProtocol {
   readonly opened: OpenedFile;
   /** Opens a host file anew with other settings. */
   readonly reopen?: (to: FileReopen, locks: Permissions, from: Storage) => Promise<Storage>;
+}
+
+/** Options of host files that nothing here acts on. */
+const FILE_OPTIONS: readonly OptionDeclaration[] = [{ name: 'aio-max-batch', type: 'number', help: '' }];
+
+function takeOneOf(flat: FlatOptions, key: string, allowed: readonly string[]): string | undefined {
+  const value = flat.takeText(key);
+  if (value === undefined || allowed.includes(value)) return value;
+  throw new ImageError('invalid', `invalid parameter value: ${value}`);
 }
 
 async function openProtocol(
@@ -322,14 +331,11 @@ async function openProtocol(
   if (filename === undefined || filename === '') {
     throw new ImageError('invalid', `The '${driver}' block driver requires a file name`);
   }
-  const locking = flat.takeString('locking') ?? 'auto';
-  if (locking !== 'auto' && locking !== 'on' && locking !== 'off') {
-    throw new ImageError('invalid', `Parameter 'locking' does not accept value '${locking}'`);
-  }
-  flat.take('aio');
-  flat.take('drop-cache');
-  flat.take('x-check-cache-dropped');
-  flat.take('aio-max-batch');
+  const locking = takeOneOf(flat, 'locking', ['auto', 'on', 'off']) ?? 'auto';
+  takeOneOf(flat, 'aio', ['threads', 'native', 'io_uring']);
+  flat.takeBool('drop-cache');
+  flat.takeBool('x-check-cache-dropped');
+  flat.takeDeclared(FILE_OPTIONS);
   refuseRest(flat, 'protocol', driver);
   const path = absolutePath(filename, session.context.cwd);
   checkAllowed(path, filename, how.reason, session.context.policy);

@@ -58,6 +58,12 @@ async function openLayer(
   let driverName = flat.takeString('driver') ?? how.format;
   const generic = takeGeneric(flat);
   const writable = how.writable && generic.readOnly !== true;
+  if (flat.peek('backing') === '') {
+    context.output({
+      stream: 'stderr',
+      text: 'qemu-img: warning: Use of "backing": "" is deprecated; use "backing": null instead\n',
+    });
+  }
   if ((generic.forceShare ?? session.forceShare) && writable) {
     throw new ImageError('invalid', 'force-share=on can only be used with read-only images');
   }
@@ -164,6 +170,9 @@ async function openLayer(
       layers: id === undefined ? scope.layers : [...scope.layers, id],
     });
     refuseRest(flat, 'format', driver.name);
+    if (writable !== how.writable && builder === undefined) {
+      throw new ImageError('read-only', 'Block node is read-only');
+    }
     const reopen = async () => {
       const storage = await opened.reopen!(permissionsFor({ role, writable: true, resize: true }));
       try {
@@ -268,9 +277,15 @@ async function openBacking(
   file: NodeName,
   session: Session,
 ): Promise<ImageNode | undefined> {
+  const none = flat.peek('backing');
+  if (none === null || none === '') {
+    flat.take('backing');
+    return undefined;
+  }
+  // Options for one are options that nobody knows.
+  if (session.options.noBacking === true) return undefined;
   const given = flat.hasChild('backing');
   const reference = flat.take('backing');
-  if (reference === null || reference === '') return undefined;
   if (typeof reference === 'string') {
     const { nodes } = session.context;
     if (nodes !== undefined) {
@@ -281,11 +296,10 @@ async function openBacking(
         throw hostError('Could not open backing file', error);
       }
     }
-    throw new ImageError('invalid', `Cannot find device='' nor node-name='${reference}'`);
-  }
-  if (session.options.noBacking === true) {
-    flat.takeChild('backing');
-    return undefined;
+    throw new ImageError(
+      'invalid',
+      `Could not open backing file: Cannot find device='${reference}' nor node-name='${reference}'`,
+    );
   }
   const recorded = format.backing;
   if (!given && recorded === undefined) return undefined;

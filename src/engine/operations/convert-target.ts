@@ -102,11 +102,10 @@ export async function targetSpec(params: ImageConvertParams, size: number): Prom
 export async function createTarget(
   sources: readonly ImageNode[],
   params: ImageConvertParams,
-  size: number,
+  spec: CreateSpec,
   context: OperationContext,
   at?: string,
 ): Promise<readonly string[]> {
-  const spec = await targetSpec(params, size);
   try {
     checkApart(sources, params, context);
     const { path, created } = await createImage({ ...spec, at }, context);

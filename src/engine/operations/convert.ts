@@ -8,7 +8,7 @@ import type { ImageNode } from '../node/image.js';
 import { openImage } from '../node/open.js';
 import { checkBitmaps, checkBitmapTarget, copyBitmaps } from './bitmap.js';
 import type { OperationContext } from './context.js';
-import { checkTarget, createTarget, notCompressed } from './convert-target.js';
+import { checkTarget, createTarget, notCompressed, targetSpec } from './convert-target.js';
 import {
   type Checkpoint,
   type CopyOptions,
@@ -74,7 +74,6 @@ export async function convert(
       throw new ImageError('invalid', 'Copying bitmaps only possible with single source');
     }
     const bitmapSource = params.bitmaps === true ? sources[0]! : undefined;
-    if (bitmapSource !== undefined) checkBitmaps(bitmapSource, params['skip-broken-bitmaps'] === true);
     if (params.snapshot !== undefined) {
       if (sources.length > 1)
         throw new ImageError('invalid', 'No support for concatenating multiple snapshot');
@@ -83,6 +82,8 @@ export async function convert(
     await checkTarget(params);
     const size = totalSize(sources);
     const create = params.create ?? true;
+    const spec = create ? await targetSpec(params, size) : undefined;
+    if (bitmapSource !== undefined) checkBitmaps(bitmapSource, params['skip-broken-bitmaps'] === true);
     if (params.atomic === true) staged = await stage(params.target.filename!, context);
     const open = (filename?: string): Promise<ImageNode> =>
       openImage(
@@ -114,7 +115,7 @@ export async function convert(
     } else {
       if (again !== undefined) startOver(again, context);
       await staged?.clear();
-      if (create) created = await createTarget(sources, params, size, context, staged?.path);
+      if (spec !== undefined) created = await createTarget(sources, params, spec, context, staged?.path);
       target = await open(staged?.path);
     }
     opened.push(target);
@@ -231,6 +232,8 @@ async function copyInto(
   }
   const compress = params.compress === true || target.format.pack?.always === true;
   if (compress && target.format.pack === undefined) {
+    // The driver can, but not into every one of its images.
+    if (target.driver.compresses === true) throw new ImageError('unsupported', 'invalid cluster size');
     throw notCompressed();
   }
   // An existing target may have a backing file that is none of the source's: only `-B` says that their bytes are the same.

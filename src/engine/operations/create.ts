@@ -212,12 +212,13 @@ function checkValues(options: CreateOptions): { values: OptionValues; size: numb
   const values = effectiveOptions(options);
   const size = values.size as number | undefined;
   if (size === undefined) throw new ImageError('invalid', 'Image creation needs a size parameter');
+  checkFilePreallocation(driver, values.preallocation);
+  checkBackingFormat(driver, values.backing_fmt);
+  // The format's own words for a size that it cannot have go first.
+  checkOptions(driver, values, size);
   if (size > Number.MAX_SAFE_INTEGER && driver.createsHuge !== true) {
     throw new ImageError('limit', 'File too large', { errno: 'EFBIG' });
   }
-  checkFilePreallocation(driver, values.preallocation);
-  checkBackingFormat(driver, values.backing_fmt);
-  checkOptions(driver, values, size);
   return { values, size };
 }
 

@@ -68,11 +68,13 @@ export async function rebaseOnto(
 
 async function changeName(top: ImageNode, backing: NewBacking | undefined): Promise<void> {
   const { format } = top;
-  if (format.changeBacking === undefined) {
-    throw new ImageError('unsupported', 'Operation not supported', { path: top.filename, errno: 'ENOTSUP' });
-  }
+  if (format.changeBacking === undefined) throw unchangeable(top);
   await top.flush();
   await format.changeBacking(backing?.filename, backing?.format);
+}
+
+function unchangeable({ filename }: ImageNode): ImageError {
+  return new ImageError('unsupported', 'Operation not supported', { path: filename, errno: 'ENOTSUP' });
 }
 
 /** The reference's words for a name that cannot be put into the image. */
@@ -99,6 +101,9 @@ export async function rebase(
     if (format !== undefined && !QEMU_FORMATS.has(format) && (await loadDriver(format)) === undefined) {
       throw new ImageError('invalid', `Invalid format name: '${format}'`);
     }
+    if (top.driver.tellsClusters === false) {
+      throw new ImageError('unsupported', 'could not get block driver info');
+    }
     const named = name !== undefined && name !== '';
     const backing = named ? { filename: name, format } : undefined;
     let to: ImageNode | undefined;
@@ -107,13 +112,14 @@ export async function rebase(
       if (own) opened.push(image);
       to = image;
     }
+    // Both are said before anything is copied: it would be in vain.
     if (named && format === undefined) {
-      // Said before anything is copied: it would be in vain.
       throw new ImageError(
         'invalid',
         `Could not change the backing file to '${name}': backing format must be specified`,
       );
     }
+    if (top.format.changeBacking === undefined) throw changeError(unchangeable(top), name);
     const job = { top, from: top.backing, to, compress };
     const totals = unsafe ? { written: 0, zeros: 0 } : await copyDifferences(job, context);
     try {

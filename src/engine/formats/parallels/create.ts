@@ -25,8 +25,8 @@ export function roundSize(size: number): number {
   return Math.ceil(size / SECTOR) * SECTOR;
 }
 
-/** Writes a new image, the header last. Throws `invalid` for options that make no sense, before anything is written. */
-export async function createParallels({ file, size: asked, options }: CreateContext): Promise<void> {
+/** Throws `invalid` for options that make no sense. */
+function plan({ size: asked, options }: Pick<CreateContext, 'options' | 'size'>) {
   const size = roundSize(asked);
   const given = (options.cluster_size as number | undefined) ?? DEFAULT_CLUSTER;
   const cluster = Math.ceil(given / SECTOR) * SECTOR;
@@ -34,6 +34,17 @@ export async function createParallels({ file, size: asked, options }: CreateCont
   if (size >= MAX_CLUSTERS * cluster) {
     throw new ImageError('invalid', 'Image size is too large for this cluster size');
   }
+  return { size, cluster };
+}
+
+export function checkCreate(context: Pick<CreateContext, 'options' | 'size'>): void {
+  plan(context);
+}
+
+/** Writes a new image, the header last. Throws as `checkCreate`, before anything is written. */
+export async function createParallels(context: CreateContext): Promise<void> {
+  const { file } = context;
+  const { size, cluster } = plan(context);
   const batEntries = Math.ceil(size / cluster);
   const dataOff = Math.ceil((Header.size + batEntries * 4) / cluster) * cluster;
   await file.zero({ at: 0, length: dataOff });

@@ -1,7 +1,7 @@
 /** Parallels expandable images, of both kinds. */
 import type { FormatDriver } from '../../node/driver.js';
 import type { OptionDeclaration } from '../../node/option-table.js';
-import { createOptions, createParallels, roundSize } from './create.js';
+import { checkCreate, createOptions, createParallels, roundSize } from './create.js';
 import { openParallels } from './node.js';
 import { probe } from './probe.js';
 
@@ -22,6 +22,8 @@ export const parallels: FormatDriver = {
   open: openParallels,
   createOptions,
   create: createParallels,
+  checkCreate,
   roundSize,
+  tellsClusters: false,
   supportsBacking: true,
 };

@@ -39,10 +39,16 @@ function uuid(): Uint8Array {
   return out;
 }
 
+/** Throws `limit` for a disk that no block map can hold. */
+export function checkCreate({ size }: Pick<CreateContext, 'size'>): void {
+  if (roundSize(size) > MAX_SIZE) throw sizeError(BigInt(roundSize(size)));
+}
+
 /** Writes a new image, the header last. Throws `limit` for a disk that no block map can hold, before anything is written. */
-export async function createVdi({ file, size: asked, options }: CreateContext): Promise<void> {
-  const size = roundSize(asked);
-  if (size > MAX_SIZE) throw sizeError(BigInt(size));
+export async function createVdi(context: CreateContext): Promise<void> {
+  checkCreate(context);
+  const { file, options } = context;
+  const size = roundSize(context.size);
   const isStatic = options.static === true;
   const blocks = Math.ceil(size / BLOCK);
   const mapOffset = SECTOR;

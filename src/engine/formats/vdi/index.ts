@@ -1,6 +1,6 @@
 /** VirtualBox disk images: dynamic and static. */
 import type { FormatDriver } from '../../node/driver.js';
-import { createOptions, createVdi, roundSize } from './create.js';
+import { checkCreate, createOptions, createVdi, roundSize } from './create.js';
 import { readHeader } from './header.js';
 import { VdiNode } from './node.js';
 import { probe } from './probe.js';
@@ -14,6 +14,7 @@ export const vdi: FormatDriver = {
   },
   createOptions,
   create: createVdi,
+  checkCreate,
   roundSize,
   supportsBacking: false,
 };

@@ -222,6 +222,11 @@ function headers(p: Plan): Uint8Array[] {
   return HEADER_AT.map((_, slot) => encodeHeader({ ...fields, sequenceNumber: BigInt(slot + 1) }));
 }
 
+/** Throws `invalid` for options that make no sense. */
+export function checkCreate({ size, options }: Pick<CreateContext, 'size' | 'options'>): void {
+  plan(roundSize(size), options);
+}
+
 /** Writes a new image, its identifier last: before that it is none. */
 export async function createVhdx({ file, size, options }: CreateContext): Promise<void> {
   const p = plan(roundSize(size), options);

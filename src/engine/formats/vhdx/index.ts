@@ -1,6 +1,6 @@
 /** VHDX, by Microsoft's [MS-VHDX]: dynamic and fixed disks. */
 import type { FormatDriver } from '../../node/driver.js';
-import { createOptions, createVhdx, roundSize } from './create.js';
+import { checkCreate, createOptions, createVhdx, roundSize } from './create.js';
 import { openVhdx } from './open.js';
 import { probe } from './probe.js';
 
@@ -11,6 +11,7 @@ export const vhdx: FormatDriver = {
   open: openVhdx,
   createOptions,
   create: createVhdx,
+  checkCreate,
   roundSize,
   supportsBacking: false,
 };
