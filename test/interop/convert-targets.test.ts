@@ -42,6 +42,40 @@ describeInterop('targets of conversions', () => {
     expect(theirs('map', '--output=json', at('packed')).stdout).toMatch(/"depth": 1/);
   });
 
+  it('hides what the target has below where the source has no backing file, or a shorter one', () => {
+    const { base } = overlay('hidden');
+    const short = at('hidden-short');
+    theirs('create', '-q', '-f', 'raw', short, '300k');
+    io(short, 'write -q -P 0x66 0 300k');
+    for (const [format, below] of [
+      ['qcow2', []],
+      ['vmdk', []],
+      ['qcow2', ['-b', short, '-F', 'raw']],
+    ] as const) {
+      const source = at('hidden-source');
+      theirs('create', '-q', '-f', format, ...below, source, '1M');
+      io(source, 'write -q -P 0x77 128k 64k');
+      // With the same bytes below both, what is shared is not copied; past their ends nothing shows through.
+      const target = below.length === 0 ? base : at('hidden-long');
+      if (below.length > 0) {
+        theirs('create', '-q', '-f', 'raw', target, '1M');
+        io(target, 'write -q -P 0x66 0 1M');
+      }
+      ours(
+        'convert',
+        '-O',
+        'qcow2',
+        '-B',
+        target,
+        '-F',
+        below.length === 0 ? 'qcow2' : 'raw',
+        source,
+        at('hidden'),
+      );
+      same(source, at('hidden'));
+    }
+  });
+
   it('keeps the rest of the last cluster of a larger target that is written compressed', () => {
     const [small, large] = [at('small'), at('large')];
     theirs('create', '-q', '-f', 'qcow2', small, '70k');

@@ -107,6 +107,13 @@ async function openLayer(
       ? await openStorage(fileOptions, scope, { writable, reason: how.reason })
       : await namedStorage(fileNode, scope, { child: 'file', writable });
   const file = opened.storage;
+  if (generic.detectZeroes === 'unmap' && scope.discard !== 'unmap' && options.unmaps !== true) {
+    await file.close().catch(() => {});
+    throw new ImageError(
+      'invalid',
+      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
+    );
+  }
   let format: FormatNode | undefined;
   let backing: ImageNode | undefined;
   const id = opened.path === undefined ? undefined : identity(opened.path);
