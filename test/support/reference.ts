@@ -59,6 +59,7 @@ export function run(
     readonly env?: NodeJS.ProcessEnv;
     readonly input?: string;
     readonly timeout?: number;
+    readonly argv0?: string;
   } = {},
 ): RunResult {
   const done = spawnSync(program, args, {
@@ -67,10 +68,12 @@ export function run(
     timeout: options.timeout ?? 120_000,
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...(options.input === undefined ? {} : { input: options.input }),
+    ...(options.argv0 === undefined ? {} : { argv0: options.argv0 }),
     env: { ...process.env, LC_ALL: 'C', ...options.env },
   });
   // Also one that was stopped because it took too long: what it was and what it had said is the first thing asked.
-  if (done.error !== undefined) {
+  // A program that ends before it has read all of its input is none of these.
+  if (done.error !== undefined && (done.error as NodeJS.ErrnoException).code !== 'EPIPE') {
     throw new Error(`${program} ${args.join(' ')}: ${done.error.message}\n${done.stderr}`, {
       cause: done.error,
     });
