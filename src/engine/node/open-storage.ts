@@ -122,12 +122,6 @@ export function takeGeneric(flat: FlatOptions): GenericOptions {
 
 /** The session for what is below a node that set options of its own. */
 export function inherit(session: Session, generic: GenericOptions): Session {
-  if (generic.detectZeroes === 'unmap' && (generic.discard ?? session.discard) !== 'unmap') {
-    throw new ImageError(
-      'invalid',
-      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
-    );
-  }
   if (
     generic.forceShare !== true &&
     generic.cache === undefined &&
@@ -143,6 +137,15 @@ export function inherit(session: Session, generic: GenericOptions): Session {
     direct: generic.direct ?? session.direct,
     discard: generic.discard ?? session.discard,
   };
+}
+
+/** `session`: as inherited. */
+export function checkDetectZeroes(generic: GenericOptions, session: Session): void {
+  if (generic.detectZeroes !== 'unmap' || session.discard === 'unmap') return;
+  throw new ImageError(
+    'invalid',
+    'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
+  );
 }
 
 export function refuseRest(flat: FlatOptions, kind: 'format' | 'protocol', driver: string): void {
@@ -261,6 +264,7 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
   }
   const generic = takeGeneric(flat);
   const own = inherit(session, generic);
+  checkDetectZeroes(generic, own);
   const { builder } = session.context.nodes ?? {};
   const writable = how.writable && generic.readOnly !== true;
   if (builder === undefined) {

@@ -16,6 +16,7 @@ import { ImageNode, type NodeName } from './image.js';
 import { imageName } from './node-name.js';
 import { NodeStorage } from './node-storage.js';
 import {
+  checkDetectZeroes,
   flatFromFilename,
   identity,
   inherit,
@@ -107,17 +108,11 @@ async function openLayer(
       ? await openStorage(fileOptions, scope, { writable, reason: how.reason })
       : await namedStorage(fileNode, scope, { child: 'file', writable });
   const file = opened.storage;
-  if (generic.detectZeroes === 'unmap' && scope.discard !== 'unmap' && options.unmaps !== true) {
-    await file.close().catch(() => {});
-    throw new ImageError(
-      'invalid',
-      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
-    );
-  }
   let format: FormatNode | undefined;
   let backing: ImageNode | undefined;
   const id = opened.path === undefined ? undefined : identity(opened.path);
   try {
+    checkDetectZeroes(generic, scope);
     if (id !== undefined && session.layers.includes(id)) {
       throw new ImageError('invalid', `Backing file loop: '${filename}' is already part of the chain`, {
         path: filename,
