@@ -145,7 +145,7 @@ class Mapper {
         const waits = this.#context.pace(0);
         if (waits !== undefined) await waits;
       }
-      const answer = this.#image.status({ at, length: end - at });
+      const answer = this.#status(at, end - at);
       const run = answer instanceof Promise ? await answer : answer;
       const { extent } = run;
       if (extent !== undefined && run.layer.format.opaque === true) {
@@ -163,6 +163,20 @@ class Mapper {
         else this.#entries.add(entryOf(at, run));
       } else this.#entries.add(entryOf(at, run));
       at += run.length;
+    }
+  }
+
+  /** The next run; a table that cannot be read ends the map in the reference's words. */
+  #status(at: number, length: number): MaybePromise<ChainExtent> {
+    const refused = (error: unknown): never => {
+      if (!(error instanceof ImageError) || error.kind === 'cancelled') throw error;
+      throw error.prefixed('Could not read file metadata: ');
+    };
+    try {
+      const answer = this.#image.status({ at, length });
+      return answer instanceof Promise ? answer.catch(refused) : answer;
+    } catch (error) {
+      return refused(error);
     }
   }
 
