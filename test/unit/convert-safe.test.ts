@@ -121,6 +121,22 @@ describe('the content hash of a conversion', () => {
     expect(existsSync(at('i.raw'))).toBe(false);
   });
 
+  it('may be BLAKE3, also beside SHA-256', async () => {
+    // The content and the hash of 102,400 bytes in the test vectors that BLAKE3's authors give out.
+    const path = at('vector.raw');
+    writeFileSync(path, Buffer.from(Array.from({ length: 102_400 }, (_, index) => index % 251)));
+    const vector = 'bc3e3d41a1146b069abffad3c0d44860cf664390afce4d9661f7902e7943e085';
+    const sources = [{ filename: path, format: 'raw' }];
+    const both = await convert(at('j.qcow2'), { sources, 'expect-blake3': vector, sha256: true });
+    expect(both.result).toMatchObject({ blake3: vector, sha256: digest(readFileSync(path)) });
+    const bad = await convert(at('k.qcow2'), { sources, 'expect-blake3': '0'.repeat(64) });
+    expect(bad.error).toMatchObject({
+      message: `The content is not what was expected: its BLAKE3 is ${vector}`,
+      context: { check: 'blake3' },
+    });
+    expect(existsSync(at('k.qcow2'))).toBe(false);
+  });
+
   it('a source that cannot be read ends it, and nobody waits for ever', async () => {
     const json = JSON.stringify({
       driver: 'raw',

@@ -18,7 +18,7 @@ import {
   imageSource,
   type Salvage,
 } from './copy.js';
-import { GuestHash } from './guest-hash.js';
+import { type Digests, GuestHash, HASHES, spelled } from './guest-hash.js';
 import { type ConvertMark, fileIdentity, openUnfinished, sourceFingerprints } from './resume.js';
 import { type Staged, stage } from './staged.js';
 
@@ -120,19 +120,18 @@ export async function convert(
     }
     opened.push(target);
     if (bitmapSource !== undefined) checkBitmapTarget(target);
-    const hashed = params.sha256 === true || params['expect-sha256'] !== undefined;
-    const hash = hashed ? new GuestHash(() => checkCancelled(context)) : undefined;
+    const wanted = HASHES.filter((name) => params[name] === true || params[`expect-${name}`] !== undefined);
+    const hash = wanted.length > 0 ? await GuestHash.of(wanted, () => checkCancelled(context)) : undefined;
     const checkpoint = create
       ? await checkpoints(sources, target, { size, created }, params, context)
       : undefined;
     const totals = await copyInto(sources, target, params, { start, hash, checkpoint }, context);
-    const sha256 = await hash?.digest();
-    if (sha256 !== undefined) checkHash(sha256, params, target);
+    const digests = (await hash?.digest()) ?? {};
+    checkHashes(digests, params, target);
     if (bitmapSource !== undefined) await copyBitmaps(bitmapSource, target, context);
     await target.flush();
     const result = {
-      ...{ size: target.size, ...totals },
-      ...(sha256 === undefined ? {} : { sha256 }),
+      ...{ size: target.size, ...totals, ...digests },
       ...(start === 0 ? {} : { 'resumed-from': start }),
       ...(typeof again === 'string' ? { 'started-over': again } : {}),
     };
@@ -146,7 +145,7 @@ export async function convert(
     return result;
   } catch (error) {
     await closeAll(opened).catch(() => {});
-    const mismatch = error instanceof ImageError && error.context.check === 'sha256';
+    const mismatch = error instanceof ImageError && HASHES.some((name) => name === error.context.check);
     if (staged !== undefined) {
       // A temporary file that another job writes is not this one's to remove.
       if (created.length > 0 || mismatch) await staged.discard();
@@ -171,13 +170,16 @@ function checkCancelled({ signal }: OperationContext): void {
   if (signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
 }
 
-function checkHash(sha256: string, params: ImageConvertParams, target: ImageNode): void {
-  const expected = params['expect-sha256']?.toLowerCase();
-  if (expected === undefined || expected === sha256) return;
-  throw new ImageError('corrupt', `The content is not what was expected: its SHA-256 is ${sha256}`, {
-    ...(target.path === undefined ? {} : { path: target.path }),
-    check: 'sha256',
-  });
+function checkHashes(digests: Digests, params: ImageConvertParams, target: ImageNode): void {
+  for (const name of HASHES) {
+    const expected = params[`expect-${name}`]?.toLowerCase();
+    if (expected === undefined || expected === digests[name]) continue;
+    const text = `The content is not what was expected: its ${spelled(name)} is ${digests[name]}`;
+    throw new ImageError('corrupt', text, {
+      ...(target.path === undefined ? {} : { path: target.path }),
+      check: name,
+    });
+  }
 }
 
 /** How often a conversion that may be gone on with says how far it is; undefined where it could not be gone on with. */

@@ -1,5 +1,27 @@
-/** SHA-256 over guest bytes in guest order, from pieces that come as they come. */
+/** Hashes over guest bytes in guest order, from pieces that come as they come. */
 import { createHash } from 'node:crypto';
+
+/** An algorithm's name, as parameters and results have it, and how it is told to people. */
+const SPELLED = { sha256: 'SHA-256', blake3: 'BLAKE3' } as const;
+export type HashName = keyof typeof SPELLED;
+export const HASHES = Object.keys(SPELLED) as readonly HashName[];
+export type Digests = Partial<Record<HashName, string>>;
+
+export function spelled(name: HashName): string {
+  return SPELLED[name];
+}
+
+interface Hasher {
+  update(bytes: Uint8Array): unknown;
+  digest(encoding: 'hex'): string;
+}
+
+async function hasher(name: HashName): Promise<Hasher> {
+  if (name === 'sha256') return createHash('sha256');
+  // WebAssembly; loaded only where it is asked for.
+  const { createBLAKE3 } = await import('hash-wasm');
+  return (await createBLAKE3()).init();
+}
 
 /** Zeros are hashed, and skipped bytes read, so many at once. */
 const CHUNK = 1024 * 1024;
@@ -14,7 +36,7 @@ interface Piece {
 }
 
 export class GuestHash {
-  readonly #hash = createHash('sha256');
+  readonly #hashes: readonly (readonly [HashName, Hasher])[];
   readonly #pieces = new Map<number, Piece>();
   /** Throws where the job is cancelled. */
   readonly #check: () => void;
@@ -23,8 +45,14 @@ export class GuestHash {
   #failure: { readonly error: unknown } | undefined;
   #settled: (() => void) | undefined;
 
-  constructor(check: () => void) {
+  private constructor(hashes: readonly (readonly [HashName, Hasher])[], check: () => void) {
+    this.#hashes = hashes;
     this.#check = check;
+  }
+
+  static async of(names: readonly HashName[], check: () => void): Promise<GuestHash> {
+    const hashes = names.map(async (name) => [name, await hasher(name)] as const);
+    return new GuestHash(await Promise.all(hashes), check);
   }
 
   /** Resolves when the bytes have been taken, which is when all before them have been. */
@@ -50,15 +78,15 @@ export class GuestHash {
     this.#settled?.();
   }
 
-  /** Once all pieces have been told: the hash in hex. */
-  async digest(): Promise<string> {
+  /** Once all pieces have been told: the hashes in hex. */
+  async digest(): Promise<Digests> {
     if (this.#pumping) {
       await new Promise<void>((settled) => {
         this.#settled = settled;
       });
     }
     if (this.#failure !== undefined) throw this.#failure.error;
-    return this.#hash.digest('hex');
+    return Object.fromEntries(this.#hashes.map(([name, hash]) => [name, hash.digest('hex')]));
   }
 
   #add(at: number, piece: Piece): void {
@@ -76,7 +104,7 @@ export class GuestHash {
       for (;;) {
         const piece = this.#pieces.get(this.#position);
         if (piece === undefined) break;
-        if (piece.bytes !== undefined) this.#hash.update(piece.bytes);
+        if (piece.bytes !== undefined) this.#update(piece.bytes);
         else await this.#long(piece);
         if (this.#failure !== undefined) break;
         this.#pieces.delete(this.#position);
@@ -90,6 +118,10 @@ export class GuestHash {
     this.#settled?.();
   }
 
+  #update(bytes: Uint8Array): void {
+    for (const [, hash] of this.#hashes) hash.update(bytes);
+  }
+
   async #long({ length, read }: Piece): Promise<void> {
     const buffer = read === undefined ? ZEROS : Buffer.allocUnsafe(Math.min(CHUNK, length));
     for (let done = 0; done < length; done += CHUNK) {
@@ -100,7 +132,7 @@ export class GuestHash {
         if (done % (16 * CHUNK) === 0) await new Promise((resolve) => setImmediate(resolve));
       } else await read(this.#position + done, part);
       if (this.#failure !== undefined) return;
-      this.#hash.update(part);
+      this.#update(part);
     }
   }
 }

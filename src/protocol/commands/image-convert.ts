@@ -26,6 +26,8 @@ export const ConvertPlan = v.strictObject({
   free: v.optional(Bytes),
 });
 
+const Digest = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/i, '64 hexadecimal digits expected'));
+
 export const imageConvert = command({
   name: 'image-convert',
   doc: 'Copies the guest content of one image, or of several one after another, into a new or existing image of any writable format.',
@@ -78,9 +80,10 @@ export const imageConvert = command({
     /** Tell the SHA-256 of the sources' guest bytes, computed as they are copied. */
     sha256: v.optional(v.boolean()),
     /** What it must be: where it is not, the call fails, and a target that it created is removed. */
-    'expect-sha256': v.optional(
-      v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/i, '64 hexadecimal digits expected')),
-    ),
+    'expect-sha256': v.optional(Digest),
+    /** The same with BLAKE3 (of 256 bits). */
+    blake3: v.optional(v.boolean()),
+    'expect-blake3': v.optional(Digest),
     /**
      * Keep a checkpoint every second (without it every ten seconds), and go on from the last one where the same conversion,
      * with the same parameters, was cut off by the end of the daemon. Sources and target are verified first; where something
@@ -98,6 +101,7 @@ export const imageConvert = command({
     zeros: Bytes,
     /** Of the guest bytes of all sources, in hex; where it was asked for. */
     sha256: v.optional(v.string()),
+    blake3: v.optional(v.string()),
     /** Guest bytes that an earlier run had copied: they are not in `written` and `zeros`. */
     'resumed-from': v.optional(Bytes),
     /** Why it could not be gone on with, and was started over. */
