@@ -39,20 +39,28 @@ export class Inputs {
     execFileSync('qemu-img', args, { stdio: 'ignore' });
   }
 
-  /**
-   * Takes away what a run wrote, and has memory ready for what the next one writes: a virtual machine's host takes back what
-   * lies idle, and its giving it again would be the greater part of the time.
-   */
+  /** Takes away what a run wrote. */
   clear(): void {
     rmSync(this.out, { force: true });
-    const path = this.at('memory');
-    fill(path, this.sizes.plain * MiB, () => {});
-    rmSync(path);
+    this.#readyMemory();
   }
 
   /** Copies an input to `out`. */
   copy(path: string): void {
     execFileSync('cp', ['--sparse=always', path, this.out]);
+    // What was written before would be written back during the run.
+    execFileSync('sync');
+    this.#readyMemory();
+  }
+
+  /**
+   * Has memory ready for what the next run writes: a virtual machine's host takes back what lies idle, and its giving it
+   * again would be the greater part of the time.
+   */
+  #readyMemory(): void {
+    const path = this.at('memory');
+    fill(path, this.sizes.plain * MiB, () => {});
+    rmSync(path);
   }
 
   /** The file of that name, made by `make` where it is not there yet. */

@@ -9,8 +9,8 @@ import { RangeLock } from './range-lock.js';
 
 /** Zeros are written, where they must be, in pieces of at most this many bytes. */
 const ZERO_CHUNK = 1024 * 1024;
-/** Reads up to this long are done in this thread where they can be. */
-const SMALL_READ = 128 * 1024;
+/** Reads up to this long are done in this thread where the host has the bytes at hand: a millisecond at most. */
+const READ_HERE = 2 * 1024 * 1024;
 /** Zeros are looked for in pieces of this many bytes: as long as the reference's requests are. */
 const DETECTED = 2 * 1024 * 1024;
 const ZEROS = Buffer.alloc(ZERO_CHUNK);
@@ -279,7 +279,7 @@ export class ImageNode {
         let reading: Promise<void> | undefined;
         if (extent?.kind === 'data') {
           const { storage, at: from } = extent;
-          const now = part.byteLength <= SMALL_READ && storage.readNow?.(from, part) === true;
+          const now = part.byteLength <= READ_HERE && storage.readNow?.(from, part) === true;
           if (!now) reading = storage.read(from, part);
         } else if (extent?.kind === 'packed') reading = extent.read(part);
         else part.fill(0);

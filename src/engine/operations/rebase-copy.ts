@@ -12,7 +12,8 @@ import type { CopyTotals } from './copy.js';
 import { isZero } from './zeros.js';
 
 const WINDOW = 2 * 1024 * 1024;
-const PARALLEL = 8;
+/** One is read and compared in this thread while the other is written in the thread pool; more leave the caches. */
+const PARALLEL = 2;
 
 export interface RebaseJob {
   readonly top: ImageNode;
