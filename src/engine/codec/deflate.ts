@@ -1,10 +1,12 @@
 /** DEFLATE (RFC 1951) raw and in zlib's wrapping (RFC 1950), whole buffers at a time, on libuv's thread pool. */
-import zlib from 'node:zlib';
 import { ImageError } from '../error.js';
 import { nativeZlib, Z_BUF_ERROR, Z_OK, Z_STREAM_END } from './native-zlib.js';
 import { inflatesHere } from './thread-pool.js';
 
 const DEFAULT_LEVEL = -1;
+
+/** Loading it takes 2 ms, which is for those alone who have no use of the native one. */
+const nodeZlib = () => import('node:zlib');
 
 export interface DeflateOptions {
   /** log2 of the window: 9 to 15; qcow2 demands 12. */
@@ -30,6 +32,7 @@ export async function compressRaw(
     const { code, produced } = await native.deflate(-options.windowBits, level, data, output);
     return code === Z_STREAM_END ? output.subarray(0, produced) : undefined;
   }
+  const zlib = await nodeZlib();
   const out = await new Promise<Buffer>((resolve, reject) => {
     zlib.deflateRaw(data, { windowBits: options.windowBits, level, memLevel: 9 }, (error, result) =>
       error ? reject(error) : resolve(result),
@@ -48,6 +51,7 @@ export async function compressZlib(data: Uint8Array): Promise<Uint8Array> {
     if (code === Z_STREAM_END) return output.subarray(0, produced);
     throw new ImageError('internal', `deflate returned ${code}`);
   }
+  const zlib = await nodeZlib();
   return new Promise<Buffer>((resolve, reject) => {
     zlib.deflate(data, (error, result) => (error ? reject(error) : resolve(result)));
   });
@@ -65,6 +69,7 @@ async function inflate(packed: Uint8Array, into: Uint8Array, windowBits: number)
     }
     throw corrupt(`inflate returned ${code}`);
   }
+  const zlib = await nodeZlib();
   return new Promise<number>((resolve, reject) => {
     const stream = windowBits < 0 ? zlib.createInflateRaw({ windowBits: -windowBits }) : zlib.createInflate();
     let produced = 0;

@@ -3,7 +3,6 @@
  * has zstd (Node 22.15 and newer), else a clear error.
  */
 import { createRequire } from 'node:module';
-import zlib from 'node:zlib';
 import { ImageError } from '../error.js';
 import { inflatesHere, onThreadPool } from './thread-pool.js';
 
@@ -93,7 +92,8 @@ interface ZlibWithZstd {
 }
 
 function bindNode(): Zstd | undefined {
-  const { zstdCompress, createZstdDecompress } = zlib as unknown as ZlibWithZstd;
+  // Loading it takes 2 ms, which is for those alone who need it.
+  const { zstdCompress, createZstdDecompress } = createRequire(import.meta.url)('node:zlib') as ZlibWithZstd;
   if (zstdCompress === undefined || createZstdDecompress === undefined) return undefined;
   return {
     compress: (data, output) =>
