@@ -24,7 +24,18 @@ export interface RebaseJob {
   readonly compress: boolean;
 }
 
-/** A run in which the image has nothing of its own. */
+/** A run of guest bytes, all seen alike. */
+interface Run {
+  readonly length: number;
+  /** The image has nothing of its own there. */
+  readonly open: boolean;
+  /** And the two backing files may read differently: at least one has data. */
+  readonly differs: boolean;
+  readonly old: boolean;
+  readonly fresh: boolean;
+}
+
+/** Runs next to each other in which the image has nothing of its own. */
 interface Window {
   readonly at: number;
   readonly length: number;
@@ -96,67 +107,78 @@ class Rebase {
   }
 
   async #plan(): Promise<Window | undefined> {
-    const { top, from, to } = this.#job;
+    const { top } = this.#job;
     while (this.#position < top.size && !this.#failed) {
       if (this.#context.signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
       const at = this.#position;
-      let length = top.size - at;
-      const own = await top.format.map({ at, length });
-      length = own.length;
-      let differs = own.kind === 'backing';
-      let old = false;
-      let fresh = false;
-      if (differs && this.#shared && from !== to) {
-        const between =
-          at < from!.size ? await mapAbove(from!, to!, { at, length: within(from, at, length) }) : undefined;
-        length = between?.length ?? length;
-        // Past the end of the old backing file zeros are read, which the new one need not have.
-        differs = between?.kind !== 'backing';
-      } else if (from === to) differs = false;
-      if (differs) {
-        const before = await contentOf(from, at, length);
-        const after = await contentOf(to, at, before.length);
-        length = after.length;
-        old = before.data;
-        fresh = after.data;
-        differs = old || fresh;
-      }
-      if (!differs) {
+      const run = await this.#look(at, top.size - at);
+      const { length } = run;
+      if (!run.differs) {
         // A unit in which something else follows is compared as a whole.
-        const partial = own.kind === 'backing' && at + length < top.size ? (at + length) % this.#unit : 0;
+        const partial = run.open && at + length < top.size ? (at + length) % this.#unit : 0;
         if (partial < length) {
           this.#position = at + length - partial;
           this.#finished(length - partial);
           continue;
         }
       }
-      return this.#gather(at, length, old, fresh);
+      return this.#gather(at, run);
     }
     return undefined;
   }
 
+  /** The first run of the range in which the image has something of its own throughout, or nothing. */
+  async #look(at: number, most: number): Promise<Run> {
+    const { top, from, to } = this.#job;
+    const own = await top.format.map({ at, length: most });
+    const open = own.kind === 'backing';
+    let { length } = own;
+    let differs = open && from !== to;
+    if (differs && this.#shared) {
+      const between =
+        at < from!.size ? await mapAbove(from!, to!, { at, length: within(from, at, length) }) : undefined;
+      length = between?.length ?? length;
+      // Past the end of the old backing file zeros are read, which the new one need not have.
+      differs = between?.kind !== 'backing';
+    }
+    if (!differs) return { length, open, differs, old: false, fresh: false };
+    const before = await contentOf(from, at, length);
+    const after = await contentOf(to, at, before.length);
+    const [old, fresh] = [before.data, after.data];
+    return { length: after.length, open, differs: old || fresh, old, fresh };
+  }
+
   /**
-   * The run, cut where windows end, and stretched to the end of its last unit: whatever it is that changes within a unit, the
-   * unit is read as a whole.
+   * The run and those that follow it and differ too, cut where windows end, and stretched to the end of the last unit:
+   * whatever it is that changes within a unit, the unit is read as a whole.
    */
-  async #gather(at: number, length: number, old: boolean, fresh: boolean): Promise<Window> {
+  async #gather(at: number, first: Run): Promise<Window> {
     const { top } = this.#job;
     const stop = Math.min(top.size, at - (at % this.#window) + this.#window);
-    const end = Math.min(stop, Math.ceil((at + length) / this.#unit) * this.#unit);
-    const stretched = end > at + length;
-    let whole = Math.min(end, at + length) - at;
-    if (stretched) {
-      // Only as far as the image has nothing of its own: with compression its units are smaller than these.
-      const own = await top.format.map({ at: at + whole, length: end - at - whole });
-      if (own.kind === 'backing') whole += own.length;
+    let { old, fresh } = first;
+    let end = Math.min(stop, at + first.length);
+    while (end < stop) {
+      const next = await this.#look(end, stop - end);
+      if (!next.differs) break;
+      end += next.length;
+      old ||= next.old;
+      fresh ||= next.fresh;
     }
-    this.#position = at + whole;
+    const whole = Math.min(stop, Math.ceil(end / this.#unit) * this.#unit);
+    if (whole > end) {
+      old = true;
+      fresh = true;
+      // Only as far as the image has nothing of its own: with compression its units are smaller than these.
+      const own = await top.format.map({ at: end, length: whole - end });
+      if (own.kind === 'backing') end += own.length;
+    }
+    this.#position = end;
     const previous = this.#begun;
     let begun = () => {};
     this.#begun = new Promise<void>((resolve) => {
       begun = resolve;
     });
-    return { at, length: whole, old: old || stretched, fresh: fresh || stretched, previous, begun };
+    return { at, length: end - at, old, fresh, previous, begun };
   }
 
   async #copy(
