@@ -13,7 +13,7 @@ export interface LockHolder {
 }
 
 /** The search is a courtesy in an error path; it ends after this long. */
-const TIME_LIMIT_MS = 100;
+const TIME_LIMIT_MS = 250;
 
 /** `lock:\t1: OFDLCK  ADVISORY  READ -1 fe:00:1234 101 101`: device, inode, first and last byte (or EOF). */
 const LOCK_LINE =
@@ -46,8 +46,8 @@ function covers(fdinfo: string, inode: string, at: number): boolean {
 /** Inode numbers repeat from one filesystem to the next, and the device of a `lock:` line is not always that of stat. */
 function isSameFile(path: string, file: Stats): boolean {
   try {
-    const { dev, ino } = statSync(path);
-    return dev === file.dev && ino === file.ino;
+    const found = statSync(path, { throwIfNoEntry: false });
+    return found?.ino === file.ino && found.dev === file.dev;
   } catch {
     return false;
   }
@@ -63,17 +63,20 @@ export function findLockHolder(fd: number, at: number): LockHolder | undefined {
   }
   const deadline = Date.now() + TIME_LIMIT_MS;
   // This process first: what it has open itself it can always tell.
-  const others = list('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
+  // Then those that were started last: whoever is in the way is seldom as old as the machine.
+  const others = list('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .reverse();
   for (const pid of [String(process.pid), ...others]) {
     const own = Number(pid) === process.pid;
     for (const number of list(`/proc/${pid}/fdinfo`)) {
       if (Date.now() > deadline) return undefined;
       if (own && Number(number) === fd) continue;
+      // A look at the file is one call, reading its locks is four, and few descriptors are of this file.
+      if (!isSameFile(`/proc/${pid}/fd/${number}`, file)) continue;
       if (!covers(text(`/proc/${pid}/fdinfo/${number}`), String(file.ino), at)) continue;
-      if (isSameFile(`/proc/${pid}/fd/${number}`, file)) {
-        const command = text(`/proc/${pid}/comm`).trim();
-        return { pid: Number(pid), command, ...(own ? { descriptor: Number(number) } : {}) };
-      }
+      const command = text(`/proc/${pid}/comm`).trim();
+      return { pid: Number(pid), command, ...(own ? { descriptor: Number(number) } : {}) };
     }
   }
   return undefined;
