@@ -1,6 +1,8 @@
 /** `--object`: what can be said about it before anything is opened. */
 import { accessSync, constants } from 'node:fs';
 import type { UserObject } from '../../src/protocol/commands/common.js';
+import { parseJson } from '../../src/protocol/json-stream.js';
+import { plain, SyntaxFault } from '../../src/protocol/json-tokens.js';
 import { Exit, Shown } from './errors.js';
 
 /** Types that the reference's qemu-img can make. Secrets are looked at here; the others are handed on. */
@@ -30,12 +32,11 @@ const SECRET: Readonly<Record<string, string>> = {
 /** `TYPE,id=ID,KEY=VALUE...` or a JSON object. Errors end the program with `code`. */
 export function parseObject(text: string, code: number): UserObject {
   const fail = (message: string, hint?: string) => new Exit(code, message, hint);
-  const object = text.startsWith('{') ? parseJson(text, fail) : parsePairs(text, fail);
+  const object = text.startsWith('{') ? parseMembers(text, fail) : parsePairs(text, fail);
   const { 'qom-type': type, id } = object;
   if (type === undefined) throw fail("Parameter 'qom-type' is missing");
-  if (typeof type !== 'string' || !TYPES.includes(type)) {
-    throw fail(`Parameter 'qom-type' does not accept value '${String(type)}'`);
-  }
+  if (typeof type !== 'string') throw fail(notString('qom-type'));
+  if (!TYPES.includes(type)) throw fail(`Parameter 'qom-type' does not accept value '${type}'`);
   if (id === undefined) throw fail("Parameter 'id' is missing");
   if (type === 'secret') checkSecret(object, fail);
   if (typeof id !== 'string' || !/^[a-z][a-z0-9._-]*$/i.test(id)) {
@@ -47,13 +48,17 @@ export function parseObject(text: string, code: number): UserObject {
   return { ...object, 'qom-type': type, id };
 }
 
+const notString = (name: string) => `Invalid parameter type for '${name}', expected: string`;
+
 type Fail = (message: string, hint?: string) => Exit;
 
-function parseJson(text: string, fail: Fail): Record<string, unknown> {
+/** `text` begins with a brace: what it is, if anything, is an object. */
+function parseMembers(text: string, fail: Fail): Record<string, unknown> {
   try {
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch {
-    throw fail('JSON parse error, invalid object');
+    return plain(parseJson(text)) as Record<string, unknown>;
+  } catch (error) {
+    if (!(error instanceof SyntaxFault)) throw error;
+    throw fail(error.message);
   }
 }
 
@@ -101,6 +106,7 @@ function checkSecret(object: Record<string, unknown>, fail: Fail): void {
     if (name !== 'id' && name !== 'qom-type' && SECRET[name] === undefined) {
       throw fail(`Parameter '${name}' is unexpected`);
     }
+    if (typeof object[name] !== 'string') throw fail(notString(name));
   }
   const { data, file, format } = object;
   if (format !== undefined && format !== 'raw' && format !== 'base64') {

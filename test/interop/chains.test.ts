@@ -167,4 +167,31 @@ describeInterop('chains and existing images', () => {
     const args = ['convert', '-n', '-f', 'raw', '-O', 'qcow2', at('new.raw'), small];
     expect(qemuImg(args)).toEqual(run(reference.qemuImg!, args));
   });
+
+  it('a format that is given or recorded counts more than the driver of a json: name', () => {
+    const [inner, named] = [at('inner.qcow2'), at('named.qcow2')];
+    theirs('create', '-q', '-f', 'qcow2', inner, '4M');
+    const guest = Buffer.alloc(4 * MiB);
+    scribble(inner, guest, 77, 10);
+    for (const [driver, format] of [
+      ['qcow2', 'raw'],
+      ['raw', 'qcow2'],
+    ] as const) {
+      const json = `json:${JSON.stringify({ driver, 'file.filename': inner })}`;
+      theirs('create', '-q', '-f', 'qcow2', '-u', '-b', json, '-F', format, named, '1M');
+      for (const args of [
+        ['info', '-f', format, json],
+        ['info', '--backing-chain', named],
+        ['map', '--output=json', named],
+        ['measure', '-O', 'raw', '-f', format, json],
+      ]) {
+        expect(ours(...args)).toEqual(theirs(...args));
+      }
+      const out = at('named.raw');
+      ours('convert', '-O', 'raw', named, out);
+      const wanted = format === 'raw' ? readFileSync(inner) : guest;
+      const read = readFileSync(out);
+      expect(read.subarray(0, wanted.length).equals(wanted.subarray(0, MiB))).toBe(true);
+    }
+  });
 });

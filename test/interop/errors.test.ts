@@ -49,6 +49,37 @@ describeInterop('errors', () => {
     expect(existsSync(at('out.qcow2'))).toBe(false);
   });
 
+  it('json: names and --object that are no JSON, or twice the same', () => {
+    writeStamped(at('j.raw'), MiB, 1);
+    const texts = [
+      '',
+      '{',
+      '[1]',
+      'nul',
+      '%s',
+      '{x}',
+      '{"a":1,"a":2}',
+      '{"driver":"raw",}',
+      '{"driver":raw}',
+      '{"driver":"raw" "size":1}',
+      '{"driver":"raw","file.filename":"j.raw"} x',
+      '{"driver":"raw\\q"}',
+      '{"size":01}',
+      '{"size":-}',
+      '{"x":"abc',
+      '{"driver":"raw","file":{"driver":"file","filename":"j.raw","filename":"j.raw"}}',
+      '{"driver":"raw","file.filename":"j.\\ud800raw"}',
+      '{"driver":"raw","filename":"j.raw"}',
+      '{"filename":"j.raw"}',
+      '{"driver":"raw","file":"j.raw"}',
+    ];
+    for (const text of texts) same(['info', `json:${text}`]);
+    for (const text of ['{', '{x}', '{"id":"a","id":"b"}', '{"qom-type":5}', '{"qom-type":"secret"} 1']) {
+      same(['info', '--object', text, 'j.raw']);
+    }
+    same(['info', '--object', '{"qom-type":"secret","id":"s","data":5}', 'j.raw']);
+  });
+
   it.skipIf(process.getuid?.() === 0)('an unreadable file', () => {
     writeStamped(at('secret.raw'), MiB, 1);
     chmodSync(at('secret.raw'), 0);

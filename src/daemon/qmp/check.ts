@@ -1,5 +1,5 @@
 /** Arguments against QAPI types, in QEMU's words. */
-import type { Json } from './json-text.js';
+import type { Json } from '../../protocol/json-tokens.js';
 import type { QapiObject, QapiType } from './qapi.js';
 import { QmpError } from './reply.js';
 

@@ -1,9 +1,9 @@
 /** The table of QMP's commands: who may call what, with which arguments, and what is answered. */
 import { flatJson } from '../../protocol/dictionary.js';
+import { type Json, plain } from '../../protocol/json-tokens.js';
 import { covers, type Role } from '../../protocol/roles.js';
 import { type Call, RawJson } from '../sessions/rpc.js';
 import { checkArguments } from './check.js';
-import { type Json, plain } from './json-text.js';
 import type { QapiObject, QapiType } from './qapi.js';
 import { QmpError } from './reply.js';
 

@@ -1,7 +1,7 @@
 /** What QMP answers with: QEMU's members in QEMU's order, everything outside ASCII escaped. */
 import { flatJson, quote } from '../../protocol/dictionary.js';
+import type { Json } from '../../protocol/json-tokens.js';
 import { RpcError } from '../sessions/rpc-error.js';
-import type { Json } from './json-text.js';
 
 /** QAPI's QapiErrorClass. */
 export type ErrorClass =

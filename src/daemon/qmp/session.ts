@@ -1,11 +1,12 @@
 /** One QMP connection: greeting, negotiation, its commands one after another, and those that go out of band beside them. */
+
+import { JsonStream, type Message } from '../../protocol/json-stream.js';
+import type { Json } from '../../protocol/json-tokens.js';
 import type { QmpReceiver } from '../listeners/qmp.js';
 import type { Transport } from '../listeners/transport.js';
 import { Session } from '../sessions/session.js';
 import { isDict } from './check.js';
 import type { QmpCommands } from './dispatch.js';
-import type { Json } from './json-text.js';
-import { JsonStream, type Message } from './parser.js';
 import { asQmpError, errorReply, greeting, QmpError, returnReply } from './reply.js';
 
 /** Commands that may wait for those before them; then no more are read. QEMU's number. */

@@ -2,6 +2,8 @@
  * A node's options as QEMU has them: `driver=qcow2,file.filename=x`, `json:{"driver": ...}` or a plain filename, all
  * brought to one flat table with dotted keys. Each layer takes its own keys out; what is left at the end is an error.
  */
+import { parseJson } from '../../protocol/json-stream.js';
+import { type Json, SyntaxFault } from '../../protocol/json-tokens.js';
 import { splitOptions } from '../../protocol/options.js';
 import { ImageError } from '../error.js';
 import { type OptionDeclaration, type OptionValue, type OptionValues, parseOption } from './option-table.js';
@@ -129,76 +131,29 @@ export function fromOptionString(text: string): FlatOptions {
   return flat;
 }
 
-function flatten(value: unknown, prefix: string, into: FlatOptions, depth: number): void {
+function flatten(
+  value: Json[] | { [member: string]: Json },
+  prefix: string,
+  into: FlatOptions,
+  depth: number,
+): void {
   if (depth > MAX_DEPTH) throw new ImageError('limit', 'JSON options are nested too deeply');
-  const entries: [string, unknown][] = Array.isArray(value)
-    ? value.map((item, index) => [String(index), item])
-    : Object.entries(value as Record<string, unknown>);
-  for (const [name, item] of entries) {
+  for (const [name, item] of Object.entries(value)) {
     const key = prefix === '' ? name : `${prefix}.${name}`;
     if (item !== null && typeof item === 'object') flatten(item, key, into, depth + 1);
-    else into.set(key, item as FlatValue);
+    // As text, a number beyond 2^53 stays exact.
+    else into.set(key, typeof item === 'bigint' ? String(item) : item);
   }
-}
-
-/** QEMU's JSON takes single-quoted strings too; rewritten here to what JSON.parse takes. */
-function doubleQuoted(text: string): string {
-  let out = '';
-  for (let i = 0; i < text.length; i++) {
-    const quote = text[i]!;
-    if (quote !== '"' && quote !== "'") {
-      out += quote;
-      continue;
-    }
-    out += '"';
-    for (i++; i < text.length && text[i] !== quote; i++) {
-      const c = text[i]!;
-      if (c === '\\' && i + 1 < text.length) {
-        i++;
-        out += text[i] === "'" ? "'" : `\\${text[i]}`;
-      } else if (c === '"') out += '\\"';
-      else out += c;
-    }
-    out += '"';
-  }
-  return out;
-}
-
-/** What stands outside of the strings of a text; one that does not end reaches to the end. In linear time. */
-function withoutStrings(text: string): string {
-  let out = '';
-  let from = 0;
-  for (let at = 0; at < text.length; at++) {
-    const quote = text[at];
-    if (quote !== '"' && quote !== "'") continue;
-    out += text.slice(from, at);
-    for (at++; at < text.length && text[at] !== quote; at++) if (text[at] === '\\') at++;
-    from = at + 1;
-  }
-  return out + text.slice(from);
-}
-
-/** What is wrong with a JSON text, in QEMU's words for the common faults. */
-function jsonFault(text: string, error: unknown): string {
-  const message = error instanceof Error ? error.message : '';
-  if (/end of JSON|Unterminated|end of data/i.test(message)) return 'premature EOI';
-  // Strings taken out, what is left of letters should be JSON's three words.
-  const keyword = [...withoutStrings(text).matchAll(/[A-Za-z_]+/g)].find(
-    ([word]) => !['true', 'false', 'null'].includes(word),
-  );
-  return keyword === undefined ? 'invalid syntax' : `invalid keyword '${keyword[0]}'`;
 }
 
 /** The object of a `json:{...}` filename, without the prefix. */
 export function fromJson(text: string): FlatOptions {
-  let value: unknown;
+  let value: Json;
   try {
-    value = JSON.parse(doubleQuoted(text));
+    value = parseJson(text);
   } catch (error) {
-    throw new ImageError(
-      'invalid',
-      `Could not parse the JSON options: JSON parse error, ${jsonFault(text, error)}`,
-    );
+    if (!(error instanceof SyntaxFault)) throw error;
+    throw new ImageError('invalid', `Could not parse the JSON options: ${error.message}`);
   }
   if (value === null || typeof value !== 'object' || Array.isArray(value)) {
     throw new ImageError('invalid', 'Invalid JSON object given');

@@ -236,7 +236,7 @@ export async function namedStorage(
     refuseFromImage(name, session);
     return nodes.storage(name, { ...use, parent: session.parent });
   }
-  throw new ImageError('invalid', `Cannot find device='' nor node-name='${name}'`);
+  throw new ImageError('invalid', `Cannot find device='${name}' nor node-name='${name}'`);
 }
 
 /** An image that names a node would get at what is held for somebody else. */

@@ -50,13 +50,12 @@ async function openLayer(
   how: {
     readonly writable: boolean;
     readonly reason: OpenReason;
-    readonly format: string | undefined;
     /** What the layer is to the node above. */
     readonly child?: string;
   },
 ): Promise<ImageNode> {
   const { context, options } = session;
-  let driverName = flat.takeString('driver') ?? how.format;
+  let driverName = flat.takeString('driver');
   const generic = takeGeneric(flat);
   const writable = how.writable && generic.readOnly !== true;
   if (flat.peek('backing') === '') {
@@ -69,28 +68,21 @@ async function openLayer(
     throw new ImageError('invalid', 'force-share=on can only be used with read-only images');
   }
   let scope = inherit(session, generic);
+  // `driver=file,filename=x` names the protocol itself: its bytes are the guest's.
   const bare = driverName !== undefined && PROTOCOLS.has(driverName);
   const builder = bare ? undefined : context.nodes?.builder;
   const node = builder?.begin(settingsOf(driverName ?? 'raw', generic, scope, writable));
   if (node !== undefined) scope = { ...scope, parent: node };
 
-  // `driver=file,filename=x` names the protocol itself: its bytes are the guest's.
   let fileOptions: FlatOptions;
   let fileNode: string | undefined;
-  const bareProtocol = bare;
-  if (bareProtocol) {
+  if (bare) {
     fileOptions = flat;
     fileOptions.set('driver', driverName!);
     flat = new FlatOptions();
     driverName = 'raw';
   } else {
-    const plain = flat.takeString('filename');
-    const reference = flat.takeString('file');
-    if (reference !== undefined) fileNode = reference;
-    if (plain !== undefined) {
-      const named = flatFromFilename(plain);
-      for (const [key, value] of named.entries()) flat.set(key, value);
-    }
+    fileNode = flat.takeString('file');
     if (fileNode === undefined && !flat.hasChild('file')) {
       throw new ImageError(
         'invalid',
@@ -157,12 +149,10 @@ async function openLayer(
         say: (line) => context.output({ stream: 'stderr', text: `${line}\n` }),
         backed: from.hasChild('backing'),
       });
-      if (bareProtocol || storage.driver !== 'blkdebug') return node;
+      if (bare || storage.driver !== 'blkdebug') return node;
       return (await import('./filters/events.js')).withEvents(node, storage);
     };
-    const name = bareProtocol
-      ? opened.name
-      : imageName(driver.name, opened.name, flat, file instanceof NodeStorage);
+    const name = bare ? opened.name : imageName(driver.name, opened.name, flat, file instanceof NodeStorage);
     let again = writable && builder === undefined ? undefined : new FlatOptions(flat.entries());
     if (node !== undefined) builder!.place(node);
     const reading = await openFormat(file, flat, writable);
@@ -309,9 +299,11 @@ async function openBacking(
     throw new ImageError('limit', `The backing chain of '${imageName}' has more than ${MAX_CHAIN} layers`);
   }
   const options = flat.takeChild('backing');
-  const named = recorded !== undefined && !options.hasChild('file') && !options.has('filename');
+  const named = recorded !== undefined && !options.hasChild('file');
   const name = named ? placed(file, recorded.filename) : (recorded?.filename ?? '');
   try {
+    // Before the name's own: a format that is recorded counts more than a driver in a `json:` name.
+    if (recorded?.format !== undefined && !options.has('driver')) options.set('driver', recorded.format);
     if (named) {
       for (const [key, value] of flatFromFilename(name).entries()) {
         if (!options.has(key)) options.set(key, value);
@@ -321,7 +313,6 @@ async function openBacking(
     const layer = await openLayer(options, name, below, {
       writable: false,
       reason: given ? 'caller' : 'backing',
-      format: recorded?.format,
       child: 'backing',
     });
     return layer;
@@ -371,8 +362,7 @@ export async function openImage(
     forceShare: ref['force-share'] ?? options.forceShare ?? false,
     layers: [],
     discard: options.unmap === true ? 'unmap' : undefined,
-    openImage: (flat, inner, how) =>
-      openLayer(flat, filenameIn(flat) ?? '', inner, { ...how, format: undefined }),
+    openImage: (flat, inner, how) => openLayer(flat, filenameIn(flat) ?? '', inner, how),
     count: { files: 0 },
   };
   try {
@@ -384,10 +374,11 @@ export async function openImage(
     }
     const flat =
       ref['image-opts'] !== undefined ? fromOptionString(ref['image-opts']) : flatFromFilename(ref.filename!);
+    // Also over the driver that a `json:` name says.
+    if (ref.format !== undefined) flat.set('driver', ref.format);
     const image = await openLayer(flat, namedFile(ref, flat), session, {
       writable: options.writable ?? false,
       reason: 'caller',
-      format: ref.format,
     });
     if (options.writable === true && !image.writable) {
       await image.close();
@@ -429,8 +420,7 @@ export async function openTree(
     forceShare: false,
     layers: [],
     discard: undefined,
-    openImage: (inner, below, innerHow) =>
-      openLayer(inner, filenameIn(inner) ?? '', below, { ...innerHow, format: undefined }),
+    openImage: (inner, below, innerHow) => openLayer(inner, filenameIn(inner) ?? '', below, innerHow),
     count: { files: 0 },
   };
   const driver = flat.take('driver') as string;
@@ -439,7 +429,7 @@ export async function openTree(
   if (PROTOCOLS.has(driver)) await openStorage(flat, session, { writable, reason: 'caller', child: 'root' });
   else {
     const named = filenameIn(flat) ?? '';
-    await openLayer(flat, named, session, { writable, reason: 'caller', format: undefined, child: 'root' });
+    await openLayer(flat, named, session, { writable, reason: 'caller', child: 'root' });
   }
 }
 

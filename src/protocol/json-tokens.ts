@@ -1,4 +1,4 @@
-/** Values of JSON tokens as QMP has them: strings in either quotes, numbers of 64 bits. */
+/** Values of JSON tokens as QEMU has them: strings in either quotes, numbers of 64 bits. */
 
 /** What is wrong with a message, in QEMU's words. */
 export class SyntaxFault extends Error {}

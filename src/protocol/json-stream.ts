@@ -1,9 +1,9 @@
 /**
- * QMP's streaming JSON parser: messages are told apart by their brackets, so that none needs a line end. Values are built as
+ * QEMU's streaming JSON parser: messages are told apart by their brackets, so that none needs a line end. Values are built as
  * the bytes come. What is wrong inside a message is told when its brackets are closed; bytes that are no token end the message
  * at once, and reading goes on at the next bracket, comma, colon or control character, as in QEMU.
  */
-import { type Json, numberValue, SyntaxFault, stringValue } from './json-text.js';
+import { type Json, numberValue, SyntaxFault, stringValue } from './json-tokens.js';
 
 export type Message = { readonly value: Json } | { readonly error: string };
 
@@ -29,6 +29,9 @@ interface Level {
   /** What may come next. */
   expect: 'first' | 'item' | 'colon' | 'value' | 'separator';
 }
+
+/** Of what is told to people: bytes that are no text become the replacement character. */
+const lenient = new TextDecoder('utf-8', { ignoreBOM: true });
 
 const isDigit = (byte: number): boolean => byte >= 0x30 && byte <= 0x39;
 const isWord = (byte: number): boolean => byte >= 0x61 && byte <= 0x7a;
@@ -110,13 +113,20 @@ export class JsonStream {
     }
   }
 
-  /** The peer has sent its last: tells of a message that was begun. */
-  end(): void {
+  /** No more bytes come: a token that nothing follows ends here. Returns what is wrong where a message is not whole. */
+  end(): string | undefined {
     const open = this.#braces > 0 || this.#brackets > 0;
-    if (this.#state === 'word' || this.#state === 'number') {
-      if (this.#state === 'word' || complete(this.#digits)) this.#end(new Uint8Array(0));
+    if (this.#state === 'word' || (this.#state === 'number' && complete(this.#digits))) {
+      this.#end(new Uint8Array(0));
+    } else if (this.#state !== 'start' && this.#state !== 'recovery') {
+      const token = this.#token(new Uint8Array(0));
+      this.#state = 'start';
+      this.#reset();
+      return strayToken(token);
     }
-    if (open) this.#over('premature EOI', true);
+    if (!open) return undefined;
+    this.#reset();
+    return 'JSON parse error, premature EOI';
   }
 
   /** The first byte of a token; returns where the next one is. */
@@ -156,7 +166,12 @@ export class JsonStream {
   /** The whole token, whose last part is `last`. */
   #token(last: Uint8Array): Uint8Array {
     if (this.#parts.length === 0) return last;
-    const whole = Buffer.concat([...this.#parts, last]);
+    const whole = new Uint8Array(this.#partBytes + last.length);
+    let at = 0;
+    for (const part of [...this.#parts, last]) {
+      whole.set(part, at);
+      at += part.length;
+    }
     this.#parts = [];
     this.#partBytes = 0;
     return whole;
@@ -165,7 +180,7 @@ export class JsonStream {
   #stray(last: Uint8Array): void {
     const token = this.#token(last);
     this.#state = 'recovery';
-    this.#over(`JSON parse error, stray '${Buffer.from(token.subarray(0, 256)).toString('utf8')}'`);
+    this.#over(strayToken(token));
   }
 
   #end(last: Uint8Array): void {
@@ -177,7 +192,7 @@ export class JsonStream {
       try {
         if (state === 'string') this.#string(stringValue(token));
         else {
-          const text = Buffer.from(token).toString('latin1');
+          const text = lenient.decode(token);
           this.#value(state === 'number' ? numberValue(text) : word(text));
         }
       } catch (error) {
@@ -294,9 +309,9 @@ export class JsonStream {
     else this.#levels = [];
   }
 
-  #over(error: string, quiet = false): void {
+  #over(error: string): void {
     this.#reset();
-    if (!quiet) this.#onMessage({ error });
+    this.#onMessage({ error });
   }
 
   #reset(): void {
@@ -307,6 +322,27 @@ export class JsonStream {
     this.#bytes = 0;
     this.#tokens = 0;
   }
+}
+
+/**
+ * The one value of a text, as QEMU takes it for `json:` filenames and `--object`: single quotes too, no key twice. Throws
+ * SyntaxFault with QEMU's whole message.
+ */
+export function parseJson(text: string): Json {
+  const found: Message[] = [];
+  const stream = new JsonStream((message) => found.push(message));
+  stream.push(new TextEncoder().encode(text));
+  const fault = stream.end();
+  if (fault !== undefined) found.push({ error: fault });
+  const [first, second] = found;
+  if (first === undefined) throw new SyntaxFault('Expecting a JSON value');
+  if ('error' in first) throw new SyntaxFault(first.error);
+  if (second !== undefined) throw new SyntaxFault('Expecting at most one JSON value');
+  return first.value;
+}
+
+function strayToken(token: Uint8Array): string {
+  return `JSON parse error, stray '${lenient.decode(token.subarray(0, 256))}'`;
 }
 
 function separatorFault(level: Level): string {

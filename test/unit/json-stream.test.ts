@@ -1,7 +1,7 @@
 /** QMP's streaming parser: messages without line ends, in pieces of any size, and what is said of those that are wrong. */
 import { describe, expect, it } from 'vitest';
-import { JsonStream, LIMITS, type Message, type ParserLimits } from '../../src/daemon/qmp/parser.js';
 import { eventText, returnReply } from '../../src/daemon/qmp/reply.js';
+import { JsonStream, LIMITS, type Message, type ParserLimits } from '../../src/protocol/json-stream.js';
 
 function parse(bytes: string | Uint8Array, size = Number.POSITIVE_INFINITY, limits?: Partial<ParserLimits>) {
   const found: Message[] = [];
