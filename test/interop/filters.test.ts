@@ -63,6 +63,32 @@ describeInterop('filters', () => {
     same('map', json(trees[3]!));
   });
 
+  it('map tells of raw bytes where they are below filters, raw windows and formats', () => {
+    writeStamped(at('part'), 2 * MiB, 5);
+    must('convert', '-f', 'raw', '-O', 'qcow2', 'part', 'part.qcow2');
+    must('convert', '-c', '-f', 'raw', '-O', 'qcow2', 'part', 'packed.qcow2');
+    const inner = (filename: string) => ({ driver: 'qcow2', file: file(filename) });
+    const window = { driver: 'raw', offset: 512 * 1024, size: MiB };
+    const trees: object[] = [
+      { driver: 'raw', file: inner('part.qcow2') },
+      { driver: 'raw', offset: 512, file: inner('part.qcow2') },
+      { driver: 'raw', offset: 512, file: { ...window, file: inner('part.qcow2') } },
+      { driver: 'raw', file: inner('packed.qcow2') },
+      { driver: 'raw', file: { driver: 'compress', file: inner('part.qcow2') } },
+      { driver: 'raw', offset: 512, file: { driver: 'blkdebug', image: file('part') } },
+      {
+        driver: 'raw',
+        file: { driver: 'quorum', 'vote-threshold': 1, children: [file('part'), file('part')] },
+      },
+      { ...window, file: { driver: 'copy-on-read', file: file('part') } },
+    ];
+    for (const name of ['blkdebug::part', 'blkverify:part:part', ...trees.map(json)]) {
+      same('map', name);
+      same('map', '--output=json', name);
+      same('map', '-s', '100k', '-l', '300000', '--output=json', name);
+    }
+  });
+
   it('errors of names, options and rule files', () => {
     const on = 'driver=blkdebug,image.filename=t';
     for (const options of [

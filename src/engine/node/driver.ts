@@ -186,6 +186,8 @@ export interface FormatNode {
   readonly dataHoles?: boolean;
   /** True where `map` tells nothing, as the reference does with this format: all of the disk is data in no known place. */
   readonly opaque?: boolean;
+  /** True where the guest's bytes are the file's own: `map` tells where the file has them. */
+  readonly transparent?: boolean;
   /** Where the first bytes of the range are. Sync where the metadata is at hand. */
   map(range: Range): MaybePromise<Extent>;
   /**

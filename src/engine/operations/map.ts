@@ -2,8 +2,9 @@
 import type { ImageMapParams, ImageMapResult, MapEntry } from '../../protocol/commands/image-map.js';
 import { ImageError } from '../error.js';
 import type { ChainExtent, ImageNode } from '../node/image.js';
+import { NodeStorage } from '../node/node-storage.js';
 import { openImage } from '../node/open.js';
-import type { DataRun, MaybePromise, Storage } from '../storage/storage.js';
+import type { DataRun, MaybePromise, Range, Storage } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
 
 const BATCH = 1000;
@@ -125,55 +126,99 @@ function plain(
   return { start, length, depth, present, zero, data, compressed };
 }
 
+/** Whose bytes these are: the storage below its filters. */
+function belowFilters(storage: Storage): Storage {
+  return storage.filtered === undefined ? storage : belowFilters(storage.filtered);
+}
+
 class Mapper {
-  readonly #image: ImageNode;
   readonly #context: OperationContext;
   readonly #entries: Entries;
   readonly #sparse = new Map<Storage, boolean>();
+  #runs = 0;
 
-  constructor(image: ImageNode, entries: Entries, context: OperationContext) {
-    this.#image = image;
+  constructor(entries: Entries, context: OperationContext) {
     this.#entries = entries;
     this.#context = context;
   }
 
-  async run(start: number, end: number): Promise<void> {
-    let runs = 0;
-    for (let at = start; at < end; ) {
-      if (++runs % RUNS_PER_TURN === 0) {
-        this.#context.progress({ phase: 'map', done: at - start, total: end - start });
+  /** `within`: this image is the file of a transparent layer, which has these bytes from `start` on at this depth. */
+  async run(
+    image: ImageNode,
+    range: Range,
+    within?: { readonly start: number; readonly depth: number },
+  ): Promise<void> {
+    const start = within?.start ?? range.at;
+    for (let done = 0; done < range.length; ) {
+      if (++this.#runs % RUNS_PER_TURN === 0) {
+        if (within === undefined) this.#context.progress({ phase: 'map', done, total: range.length });
         const waits = this.#context.pace(0);
         if (waits !== undefined) await waits;
       }
-      const answer = this.#status(at, end - at);
-      const run = answer instanceof Promise ? await answer : answer;
-      const { extent } = run;
-      if (extent !== undefined && run.layer.format.opaque === true) {
-        this.#entries.add(plain(at, run.length, run.depth, true, false, true, false));
-      } else if (extent?.kind === 'data' && run.layer.format.dataHoles === undefined) {
-        let sparse = this.#sparse.get(extent.storage);
-        if (sparse === undefined) {
-          const { format, file } = run.layer;
-          // As the reference does it: of a format that keeps the data apart, its own file tells whether it was preallocated.
-          const judged = extent.storage === format.children.get('data-file') ? file : extent.storage;
-          sparse = await isSparse(judged, Math.max(format.unit, PAGE));
-          this.#sparse.set(extent.storage, sparse);
-        }
-        if (sparse) await this.#holes(at, run, extent.storage, extent.at);
-        else this.#entries.add(entryOf(at, run));
-      } else this.#entries.add(entryOf(at, run));
-      at += run.length;
+      const answer = this.#status(image, { at: range.at + done, length: range.length - done });
+      const found = answer instanceof Promise ? await answer : answer;
+      const run = within === undefined ? found : { ...found, depth: within.depth };
+      await this.#add(start + done, run);
+      done += run.length;
     }
   }
 
+  async #add(start: number, run: ChainExtent): Promise<void> {
+    const { extent, layer, length, depth } = run;
+    const { format } = layer;
+    if (extent !== undefined && format.opaque === true) {
+      this.#entries.add(plain(start, length, depth, true, false, true, false));
+      return;
+    }
+    if (format.transparent === true && extent !== undefined && extent.kind !== 'packed') {
+      const { storage, at } = extent;
+      const below = storage === undefined ? undefined : belowFilters(storage);
+      if (below instanceof NodeStorage) {
+        await this.run(below.image, { at: at!, length }, { start, depth });
+        return;
+      }
+      // Several files that are one have the bytes in no one place.
+      if (below?.children !== undefined) {
+        const { offset: _, filename: __, ...entry } = entryOf(start, run);
+        this.#entries.add(entry);
+        return;
+      }
+      if (below !== undefined && below !== storage) {
+        await this.#placed(start, {
+          ...run,
+          extent: { ...extent, storage: below, at: at! } as typeof extent,
+        });
+        return;
+      }
+    }
+    await this.#placed(start, run);
+  }
+
+  /** A run whose place is known to be where it says. */
+  async #placed(start: number, run: ChainExtent): Promise<void> {
+    const { extent } = run;
+    if (extent?.kind === 'data' && run.layer.format.dataHoles === undefined) {
+      let sparse = this.#sparse.get(extent.storage);
+      if (sparse === undefined) {
+        const { format, file } = run.layer;
+        // As the reference does it: of a format that keeps the data apart, its own file tells whether it was preallocated.
+        const judged = extent.storage === format.children.get('data-file') ? file : extent.storage;
+        sparse = await isSparse(judged, Math.max(format.unit, PAGE));
+        this.#sparse.set(extent.storage, sparse);
+      }
+      if (sparse) return this.#holes(start, run, extent.storage, extent.at);
+    }
+    this.#entries.add(entryOf(start, run));
+  }
+
   /** The next run; a table that cannot be read ends the map in the reference's words. */
-  #status(at: number, length: number): MaybePromise<ChainExtent> {
+  #status(image: ImageNode, range: Range): MaybePromise<ChainExtent> {
     const refused = (error: unknown): never => {
       if (!(error instanceof ImageError) || error.kind === 'cancelled') throw error;
       throw error.prefixed('Could not read file metadata: ');
     };
     try {
-      const answer = this.#image.status({ at, length });
+      const answer = image.status(range);
       return answer instanceof Promise ? answer.catch(refused) : answer;
     } catch (error) {
       return refused(error);
@@ -206,7 +251,7 @@ export async function map(params: ImageMapParams, context: OperationContext): Pr
     const start = params['start-offset'] ?? 0;
     const end = Math.min(image.size, start + (params['max-length'] ?? image.size));
     entries = new Entries(params.stream === true, context);
-    await new Mapper(image, entries, context).run(start, end);
+    if (start < end) await new Mapper(entries, context).run(image, { at: start, length: end - start });
     // An empty range has one entry, as the reference has it.
     if (start >= end) entries.add(plain(start, 0, 0, false, false, false, false));
     entries.end();

@@ -31,6 +31,7 @@ class RawNode implements FormatNode {
   readonly unit = 1;
   readonly children: ReadonlyMap<string, Storage> = new Map();
   readonly startsAsZero = true;
+  readonly transparent = true;
   readonly #file: Storage;
   readonly #offset: number;
   /** Set where the `size` option limits the window. */
