@@ -1,6 +1,6 @@
 /** The command line: standard options, then one subcommand. What is imported here is paid for by every call. */
 import { load, names } from './commands/index.js';
-import type { Command } from './declare.js';
+import type { Command, Shell } from './declare.js';
 import { Exit, HelpRequested, Interrupted, RequestError, Shown, tryHelp } from './errors.js';
 import { getopt } from './getopt.js';
 import { createShell, type Surroundings } from './shell.js';
@@ -27,6 +27,9 @@ const standard = {
   connect: { spelled: ['connect'], argument: 'PATH', doc: '' },
 } as const;
 
+/** Words that may be the option, in one of its spellings. */
+const TRACE = /^(?:-T|--t(?:r|ra|rac|race)?(?:$|=))/;
+
 async function helpText(): Promise<string> {
   const [{ generalHelp }, { versionText }] = await Promise.all([import('./help.js'), import('./version.js')]);
   const commands = await Promise.all(names.map(load));
@@ -36,12 +39,17 @@ async function helpText(): Promise<string> {
 /** Runs one command line (without the program's own name) and returns its exit code. Tests give other surroundings. */
 export async function run(args: readonly string[], around: Surroundings = { write }): Promise<number> {
   try {
-    const { values, positional } = getopt('qemu-img', args, standard, true);
+    const trace = args.some((word) => TRACE.test(word))
+      ? (await import('./trace.js')).createTrace(around.write)
+      : undefined;
+    const options = trace ? { ...standard, trace: { ...standard.trace, parse: trace.add } } : standard;
+    const { values, positional } = getopt('qemu-img', args, options, true);
     const [name, ...rest] = positional;
     if (name === undefined) throw new Exit(1, 'Not enough arguments', tryHelp('qemu-img'));
+    trace?.begin();
     const command = await load(name);
     if (command === undefined) throw new Exit(1, `Command not found: ${name}`, tryHelp('qemu-img'));
-    return await runCommand(command, rest, values.connect, around);
+    return await runCommand(command, rest, createShell(values.connect, around, trace), around);
   } catch (error) {
     return await ended(error, around);
   }
@@ -50,7 +58,7 @@ export async function run(args: readonly string[], around: Surroundings = { writ
 async function runCommand(
   command: Command,
   args: readonly string[],
-  connect: string | undefined,
+  shell: Shell,
   around: Surroundings,
 ): Promise<number> {
   try {
@@ -61,7 +69,7 @@ async function runCommand(
       undefined,
       command.negativeNumbers,
     );
-    return await command.run(values, positional, createShell(connect, around));
+    return await command.run(values, positional, shell);
   } catch (error) {
     if (!(error instanceof HelpRequested)) throw error;
     around.write(1, (await import('./help.js')).commandHelp(command));

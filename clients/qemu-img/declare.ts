@@ -82,6 +82,8 @@ export interface Listeners {
   onEntries?(entries: readonly MapEntry[]): void;
   /** Text for a person; where absent it goes to stdout or stderr as it is. */
   onText?(stream: 'stdout' | 'stderr', text: string): void;
+  /** Lines of trace events; subcommands leave these to the shell. */
+  onTrace?(text: string): void;
 }
 
 /** What a subcommand may do: say something, and make a request. */

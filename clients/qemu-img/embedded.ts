@@ -30,6 +30,7 @@ export const embedded: Transport = {
       output: (output) =>
         guarded(() => {
           if (output.stream === 'entries') listeners.onEntries(output.entries);
+          else if (output.stream === 'trace') listeners.onTrace(output.text);
           else listeners.onText(output.stream, output.text);
         }),
       pace: (bytes) => pacer.pace(bytes),

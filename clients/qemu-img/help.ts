@@ -84,7 +84,10 @@ export function generalHelp(versionText: string, commands: readonly CommandSumma
     'Standard options:',
     ...item('-h, --help', 'show this help and exit'),
     ...item('-V, --version', 'show the version and exit'),
-    ...item('-T, --trace TRACE', 'accepted and ignored'),
+    ...item(
+      '-T, --trace [[enable=]PATTERN][,events=FILE][,file=FILE]',
+      "show trace events that PATTERN, or each line of a FILE, means ('help' lists them); to stderr, or to the other FILE",
+    ),
     ...item('--connect PATH', "socket of the imgd daemon to use; 'none': run in this process"),
     '',
     'Recognized commands (run qemu-img COMMAND --help for command-specific help):',

@@ -91,5 +91,6 @@ function onEvent(event: string, data: Record<string, unknown>, listeners: Requir
   if (event !== 'JOB_OUTPUT') return;
   const { stream, text, entries } = data as { stream: string; text?: string; entries?: MapEntry[] };
   if (stream === 'entries') listeners.onEntries(entries ?? []);
+  else if (stream === 'trace') listeners.onTrace(text ?? '');
   else listeners.onText(stream === 'stderr' ? 'stderr' : 'stdout', text ?? '');
 }

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import type { Listeners, RequestName, RequestParams, RequestResult, Shell } from './declare.js';
 import { Exit, Interrupted } from './errors.js';
+import type { TraceOptions } from './trace.js';
 import { type Endpoint, endpoint, type Transport } from './transport.js';
 
 const STOPPING = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -13,8 +14,12 @@ export interface Surroundings {
   readonly transport?: Transport;
 }
 
-/** `connect`: what `--connect` says. */
-export function createShell(connect: string | undefined, { write, transport }: Surroundings): Shell {
+/** `connect`: what `--connect` says. `trace`: what `-T` says. */
+export function createShell(
+  connect: string | undefined,
+  { write, transport }: Surroundings,
+  trace?: TraceOptions,
+): Shell {
   const cwd = process.cwd();
   const out = (text: string) => write(1, text);
   const err = (text: string) => write(2, text);
@@ -24,6 +29,8 @@ export function createShell(connect: string | undefined, { write, transport }: S
     params: Omit<RequestParams<N>, 'cwd'>,
     listeners: Listeners = {},
   ): Promise<RequestResult<N>> {
+    const events = trace?.events ?? [];
+    const traced = events.length === 0 ? {} : { trace: events };
     const stop = new AbortController();
     let stopped: NodeJS.Signals | undefined;
     const onSignal = (signal: NodeJS.Signals) => {
@@ -37,10 +44,11 @@ export function createShell(connect: string | undefined, { write, transport }: S
       const chosen = transport ?? (await choose(endpoint(connect)));
       const reply = await chosen.run(
         name,
-        { cwd, ...params },
+        { cwd, ...params, ...traced },
         {
           onProgress: listeners.onProgress ?? (() => {}),
           onEntries: listeners.onEntries ?? (() => {}),
+          onTrace: (text) => trace?.write(text),
           onText: listeners.onText ?? ((stream, text) => (stream === 'stderr' ? err(text) : out(text))),
         },
         stop.signal,

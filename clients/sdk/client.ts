@@ -35,6 +35,7 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'query-status',
   'query-named-block-nodes',
   'query-image-users',
+  'query-trace-events',
 ] satisfies CommandName[]);
 
 class ClientCore {

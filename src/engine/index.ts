@@ -29,6 +29,11 @@ const operations: Readonly<Record<OperationName, () => Promise<Operation>>> = {
   'format-options': async () => (await import('./operations/format-options.js')).formatOptions,
 };
 
+interface Common {
+  readonly objects?: readonly UserObject[];
+  readonly trace?: readonly string[];
+}
+
 /** Runs one operation to its end. `params` were validated against the operation's declaration. */
 export function runOperation(
   name: OperationName,
@@ -37,7 +42,8 @@ export function runOperation(
 ): ResultAsync<unknown, ImageError> {
   const work = async () => {
     const operation = await operations[name]();
-    const { objects } = params as { readonly objects?: readonly UserObject[] };
+    const { objects, trace } = params as Common;
+    if (trace !== undefined) context = (await import('./trace.js')).traced(context, trace);
     if (objects === undefined) return operation(params as never, context);
     const { throttleGroups } = await import('./node/throttle-group.js');
     const groups = throttleGroups(objects, context.signal);

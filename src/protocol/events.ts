@@ -17,9 +17,9 @@ export type JobStatusChange = v.InferOutput<typeof JobStatusChange>;
 export const JobProgressEvent = v.strictObject({ id: v.string(), ...JobProgress.entries });
 export type JobProgressEvent = v.InferOutput<typeof JobProgressEvent>;
 
-/** What an operation says on its way, in order: text with its line ends, or map entries. Never dropped. */
+/** What an operation says on its way, in order: text with its line ends, or map entries. Never dropped but for the stream `trace`, which says so. */
 export const JobOutput = v.union([
-  v.strictObject({ id: v.string(), stream: v.picklist(['stdout', 'stderr']), text: v.string() }),
+  v.strictObject({ id: v.string(), stream: v.picklist(['stdout', 'stderr', 'trace']), text: v.string() }),
   v.strictObject({ id: v.string(), stream: v.literal('entries'), entries: v.array(MapEntry) }),
 ]);
 export type JobOutput = v.InferOutput<typeof JobOutput>;

@@ -49,6 +49,7 @@ const needed: Readonly<Record<CommandName | typeof DISCOVER, Role>> = {
   ping: 'watch',
   'query-version': 'watch',
   'query-status': 'watch',
+  'query-trace-events': 'watch',
   shutdown: 'admin',
   [DISCOVER]: 'watch',
 };

@@ -30,7 +30,10 @@ export async function qemuImgPage(): Promise<string> {
   page.section('Standard options');
   page.item(`${bold('-h')}, ${bold('--help')}`, 'Show a summary and exit.');
   page.item(`${bold('-V')}, ${bold('--version')}`, 'Show the version and exit.');
-  page.item(`${bold('-T')}, ${bold('--trace')} ${italic('TRACE')}`, 'Accepted and ignored.');
+  page.item(
+    `${bold('-T')}, ${bold('--trace')} [[${bold('enable=')}]${italic('PATTERN')}][,${bold('events=')}${italic('FILE')}][,${bold('file=')}${italic('FILE')}]`,
+    'Shows trace events: those that the pattern means (* stands for any characters, a - in front takes back), or each line of the events file; one line each, on stderr or in the other file, whose %d becomes the process id. May be given more than once; the last one says which file. -T help lists the events.',
+  );
   page.item(
     `${bold('--connect')} ${italic('PATH')}`,
     "The socket of the daemon to use, which must be there; 'none': work in this process.",

@@ -11,6 +11,7 @@ export interface Outcome<R> {
   readonly errorText: string;
   readonly stdout: string;
   readonly stderr: string;
+  readonly trace: string;
   readonly entries: readonly MapEntry[];
   readonly batches: readonly number[];
   readonly progress: readonly Progress[];
@@ -22,7 +23,7 @@ export async function perform<P, R>(
   cwd: string,
   extra: Partial<OperationContext> = {},
 ): Promise<Outcome<R>> {
-  const text = { stdout: '', stderr: '' };
+  const text = { stdout: '', stderr: '', trace: '' };
   const entries: MapEntry[] = [];
   const batches: number[] = [];
   const progress: Progress[] = [];

@@ -43,7 +43,7 @@ const line = (message: object) => `${JSON.stringify({ jsonrpc: '2.0', ...message
 const event = (name: string, data: object) =>
   line({ method: 'event', params: { subscription: 's', seq: 1, event: name, data } });
 
-const silent: Required<Listeners> = { onProgress() {}, onEntries() {}, onText() {} };
+const silent: Required<Listeners> = { onProgress() {}, onEntries() {}, onText() {}, onTrace() {} };
 const never = new AbortController().signal;
 
 describe('the connection to a daemon', () => {
@@ -75,6 +75,7 @@ describe('the connection to a daemon', () => {
         event('JOB_PROGRESS', { id: 'j', phase: 'copy', done: 1, total: 2 }) +
         event('JOB_OUTPUT', { id: 'j', stream: 'stdout', text: 'Formatting é\n' }) +
         event('JOB_OUTPUT', { id: 'j', stream: 'stderr', text: 'warning\n' }) +
+        event('JOB_OUTPUT', { id: 'j', stream: 'trace', text: 'bdrv_close bs 0x1\n' }) +
         event('JOB_OUTPUT', { id: 'j', stream: 'entries', entries: [{ start: 0 }] }) +
         line({ id: 2, result: {} });
       const bytes = Buffer.from(text);
@@ -88,10 +89,17 @@ describe('the connection to a daemon', () => {
         onProgress: ({ done, total }) => said.push(done / total),
         onEntries: (entries) => said.push(...entries),
         onText: (stream, text) => said.push(`${stream} ${text}`),
+        onTrace: (text) => said.push(`trace ${text}`),
       },
       never,
     );
-    expect(said).toEqual([0.5, 'stdout Formatting é\n', 'stderr warning\n', { start: 0 }]);
+    expect(said).toEqual([
+      0.5,
+      'stdout Formatting é\n',
+      'stderr warning\n',
+      'trace bdrv_close bs 0x1\n',
+      { start: 0 },
+    ]);
   });
 
   it('makes errors of errors', async () => {

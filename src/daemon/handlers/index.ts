@@ -6,6 +6,7 @@ import { type CommandName, commands, type OperationName, operations } from '../.
 import { JobOptions } from '../../protocol/commands/jobs.js';
 import { openRpc } from '../../protocol/openrpc.js';
 import { covers, DISCOVER, roleNeeded } from '../../protocol/roles.js';
+import { traceEvents } from '../../protocol/trace.js';
 import type { Outcome } from '../jobs/job.js';
 import type { JobManager } from '../jobs/manager.js';
 import type { EventBus } from '../sessions/events.js';
@@ -110,6 +111,7 @@ export function createMethods(context: HandlerContext): Record<string, Method> {
       seq: bus.seq,
       memory: { rss: process.memoryUsage.rss() },
     }),
+    'query-trace-events': () => Object.entries(traceEvents).map(([name, doc]) => ({ name, doc })),
     shutdown: ({ drain }, call) => {
       call.afterAnswer(() => context.stop(drain));
       return {};

@@ -85,8 +85,8 @@ export class HeldStorage implements Storage {
     return this.#held.storage.extent(range);
   }
 
-  event(name: string): void {
-    this.#held.storage.event?.(name);
+  event(name: string, at?: number): void {
+    this.#held.storage.event?.(name, at);
   }
 
   async close(): Promise<void> {

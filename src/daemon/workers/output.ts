@@ -10,6 +10,12 @@ const ENTRY_LIMIT = 256;
 /** Bytes that may be on their way to readers before the operation has to wait. */
 const WINDOW = 512 * 1024;
 
+/**
+ * Characters of messages that wait for room. Between two points at which the operation can wait it may trace a great deal:
+ * what would be more than this is left out, and counted.
+ */
+const TRACE_LIMIT = 4 * 1024 * 1024;
+
 export interface OutputQueue {
   write(output: Output): void;
   /** The readers took so many bytes. */
@@ -27,6 +33,9 @@ export function createOutput(job: string, send: (json: string) => void, pacer: P
   let scheduled = false;
   /** Finished messages that the window has no room for. */
   const queue: string[] = [];
+  let queued = 0;
+  /** Trace events that were left out. */
+  let dropped = 0;
   let inFlight = 0;
   let release: (() => void) | undefined;
   let emptied: (() => void) | undefined;
@@ -35,6 +44,7 @@ export function createOutput(job: string, send: (json: string) => void, pacer: P
   function pump(): void {
     while (queue.length > 0 && inFlight < WINDOW) {
       const json = queue.shift()!;
+      queued -= json.length;
       inFlight += json.length;
       send(json);
     }
@@ -47,7 +57,9 @@ export function createOutput(job: string, send: (json: string) => void, pacer: P
   }
 
   function push(data: object): void {
-    queue.push(JSON.stringify({ id: job, stream, ...data }));
+    const json = JSON.stringify({ id: job, stream, ...data });
+    queued += json.length;
+    queue.push(json);
   }
 
   function flush(): void {
@@ -70,15 +82,32 @@ export function createOutput(job: string, send: (json: string) => void, pacer: P
     pump();
   }
 
+  function append(output: Output): void {
+    if (output.stream !== stream) {
+      flush();
+      stream = output.stream;
+    }
+    if (output.stream === 'entries') for (const entry of output.entries) entries.push(entry);
+    else text += output.text;
+  }
+
+  function tellDropped(): void {
+    if (dropped === 0) return;
+    append({ stream: 'trace', text: `trace_dropped events ${dropped}\n` });
+    dropped = 0;
+  }
+
   return {
     write(output) {
       if (abandoned) return;
-      if (output.stream !== stream) {
-        flush();
-        stream = output.stream;
+      if (output.stream === 'trace') {
+        if (queued >= TRACE_LIMIT) {
+          dropped++;
+          return;
+        }
+        tellDropped();
       }
-      if (output.stream === 'entries') for (const entry of output.entries) entries.push(entry);
-      else text += output.text;
+      append(output);
       if (text.length >= TEXT_LIMIT || entries.length >= ENTRY_LIMIT) flush();
       else if (!scheduled) {
         scheduled = true;
@@ -94,6 +123,7 @@ export function createOutput(job: string, send: (json: string) => void, pacer: P
     },
     finish() {
       if (abandoned) return Promise.resolve();
+      tellDropped();
       flush();
       return queue.length === 0
         ? Promise.resolve()
@@ -104,6 +134,7 @@ export function createOutput(job: string, send: (json: string) => void, pacer: P
     abandon() {
       abandoned = true;
       queue.length = 0;
+      queued = 0;
       text = '';
       entries = [];
       pump();

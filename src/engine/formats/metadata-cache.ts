@@ -96,7 +96,7 @@ export class TableCache<T> {
 
   async #read(at: number, wanted: () => boolean): Promise<void> {
     const bytes = new Uint8Array(this.#tableBytes);
-    this.#file.event?.(this.#form.events.load);
+    this.#file.event?.(this.#form.events.load, at);
     await this.#file.read(at, bytes);
     // The table may have been freed meanwhile, and a new one have taken its place: then that is the one that counts.
     if (wanted() && !this.#tables.has(at)) this.#insert(at, this.#form.fromDisk(bytes));
@@ -217,7 +217,7 @@ export class TableCache<T> {
     const first = parts[0]!;
     try {
       const whole = copies.length === 1 ? copies[0]! : Buffer.concat(copies);
-      this.#file.event?.(this.#form.events.update);
+      this.#file.event?.(this.#form.events.update, first.entry.at + first.from);
       await this.#file.write(first.entry.at + first.from, whole);
     } catch (error) {
       for (const { entry, from, to } of parts)

@@ -85,6 +85,8 @@ export class ImageNode {
   writable: boolean;
   /** Whether writes of zeros become requests for zeros, and these give host space back. */
   detectZeroes: 'off' | 'on' | 'unmap' = 'off';
+  /** Set while requests are traced: to be told of reads of guest bytes that do not come through `read`. */
+  readsPast: ((at: number, bytes: number) => void) | undefined;
   readonly name: NodeName;
   readonly #traffic: Traffic;
   readonly #view: ImageParts['view'];

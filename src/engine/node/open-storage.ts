@@ -234,7 +234,9 @@ export async function namedStorage(
   const { nodes } = session.context;
   if (nodes !== undefined) {
     refuseFromImage(name, session);
-    return nodes.storage(name, { ...use, parent: session.parent });
+    const opened = await nodes.storage(name, { ...use, parent: session.parent });
+    session.context.trace?.file(opened.storage);
+    return opened;
   }
   throw new ImageError('invalid', `Cannot find device='${name}' nor node-name='${name}'`);
 }
@@ -314,6 +316,7 @@ async function openProtocol(
       readZeroes: options['read-zeroes'] === true,
     });
     refuseRest(flat, 'protocol', driver);
+    session.context.trace?.file(storage);
     const name: NodeName = { plain: storage.filename, options: { driver, ...options }, home: undefined };
     return { opened: { storage, path: undefined, name, lockables: [] } };
   }
@@ -351,6 +354,7 @@ async function openProtocol(
     ...(own.discard === undefined ? {} : { discard: own.discard }),
     ...(driver === 'host_device' ? { driver } : {}),
     owner: session.context.owner,
+    observer: session.context.trace,
     confined: confine(filename, how.reason, session.context.policy),
   };
   const storage = await openFile({

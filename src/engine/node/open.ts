@@ -129,6 +129,10 @@ async function openLayer(
       });
     }
     const openFormat = async (storage: Storage, from: FlatOptions, forWriting: boolean) => {
+      // Such a node is its file, which has been told of.
+      if (!bareProtocol) {
+        context.trace?.opening({ file: storage, driver: driver.name, filename, writable: forWriting });
+      }
       const node = await driver.open({
         file: storage,
         writable: forWriting,
@@ -191,6 +195,7 @@ async function openLayer(
       reopen: again === undefined || opened.reopen === undefined ? undefined : reopen,
     });
     image.detectZeroes = generic.detectZeroes;
+    context.trace?.opened(image);
     if (node === undefined) return image;
     builder!.layer(node, {
       image,
@@ -367,8 +372,11 @@ export async function openImage(
   };
   try {
     const node = nodeOf(ref, context);
-    if (node !== undefined)
-      return await context.nodes!.image(node, { ...options, forceShare: session.forceShare });
+    if (node !== undefined) {
+      const view = await context.nodes!.image(node, { ...options, forceShare: session.forceShare });
+      context.trace?.held(view, node);
+      return view;
+    }
     if (ref['image-opts'] === undefined && ref.filename === undefined) {
       throw new ImageError('invalid', 'an image needs a filename, image-opts or node');
     }

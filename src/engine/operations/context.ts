@@ -3,6 +3,7 @@ import type { MapEntry } from '../../protocol/commands/image-map.js';
 import type { OpenPolicy } from '../node/gate.js';
 import type { NodeScope } from '../node/node-scope.js';
 import type { ThrottleGroup } from '../node/throttle-group.js';
+import type { Tracer } from '../node/tracer.js';
 
 export interface Progress {
   /** Names the stage of the work: `copy`, `check`, `flush`. */
@@ -15,9 +16,9 @@ export interface Progress {
   readonly zeros?: number;
 }
 
-/** What an operation says on its way: text for a person, or map entries for a program. */
+/** What an operation says on its way: text for a person, lines of trace events, or map entries for a program. */
 export type Output =
-  | { readonly stream: 'stdout' | 'stderr'; readonly text: string }
+  | { readonly stream: 'stdout' | 'stderr' | 'trace'; readonly text: string }
   | { readonly stream: 'entries'; readonly entries: readonly MapEntry[] };
 
 export interface OperationContext {
@@ -49,6 +50,8 @@ export interface OperationContext {
   readonly nodes?: NodeScope;
   /** Those among the request's objects, by id. */
   readonly throttleGroups?: ReadonlyMap<string, ThrottleGroup> | undefined;
+  /** Told of what is opened and done, where the request asks for trace events. */
+  readonly trace?: Tracer;
   /** Marks the files that it locks as this one's (storage/owners.ts). */
   readonly owner?: number;
 }

@@ -98,14 +98,29 @@ export function dataRun(extent: Extent, length: number): SourceRun | undefined {
   return { kind: 'data', length, read };
 }
 
+/** The same run, of an image that is traced. */
+function toldRun(run: SourceRun, at: number, image: ImageNode): SourceRun {
+  const own = run.read;
+  if (own === undefined) return run;
+  const read = (into: Buffer) => {
+    image.readsPast?.(at, into.byteLength);
+    return own(into);
+  };
+  return { ...run, read };
+}
+
 /** A chain's extents as a copy source. With `aboveBacking`, only the top layer is copied. */
 export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize: number): CopySource {
-  const toRun = (found: ChainExtent): SourceRun => {
+  const plainRun = (found: ChainExtent): SourceRun => {
     const { extent, length } = found;
     const refused = image.unreadable(found);
     if (refused !== undefined) return { kind: 'data', length, read: () => Promise.reject(refused) };
     return (extent && dataRun(extent, length)) ?? { kind: 'zero', length };
   };
+  const toRun =
+    image.readsPast === undefined
+      ? plainRun
+      : (found: ChainExtent, at: number) => toldRun(plainRun(found), at, image);
   const read = async (at: number, into: Buffer) => {
     const found = await Promise.resolve()
       .then(() => image.status({ at, length: into.byteLength }))
@@ -124,7 +139,7 @@ export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize:
         const stay = !image.writable;
         const run = (answer: ChainExtent): SourceRun =>
           stay || answer.kind === 'zero' || answer.kind === 'none'
-            ? toRun(answer)
+            ? toRun(answer, range.at)
             : { kind: 'data', length: answer.length, read: (into) => image.read(range.at, into) };
         return found instanceof Promise ? found.then(run) : run(found);
       },
@@ -146,7 +161,7 @@ export function imageSource(image: ImageNode, aboveBacking: boolean, backedSize:
       if (extent.kind === 'zero' || extent.kind === 'backing') {
         return { kind: past ? 'skip' : 'zero', length: extent.length };
       }
-      return toRun({ kind: extent.kind, length: extent.length, depth: 0, layer: image, extent });
+      return toRun({ kind: extent.kind, length: extent.length, depth: 0, layer: image, extent }, range.at);
     },
   };
 }

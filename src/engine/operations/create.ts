@@ -128,6 +128,7 @@ async function makeImage(
       cache: durable ? 'writeback' : 'unsafe',
       locks: permissionsFor({ role: 'create', writable: true }),
       owner: context.owner,
+      observer: context.trace,
       confined: confine(shown, 'caller', context.policy),
     });
     made.push(at);

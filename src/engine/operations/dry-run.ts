@@ -136,6 +136,7 @@ async function checkPlace(filename: string, atomic: boolean, context: OperationC
     ...{ path, filename, writable: true, create: 'no' },
     locks: permissionsFor({ role: 'create', writable: true }),
     owner: context.owner,
+    observer: context.trace,
     confined: confine(filename, 'caller', context.policy),
   });
   await file.close();
@@ -158,6 +159,7 @@ async function checkExisting(
     ...{ path: image.path, filename: image.filename, writable: true, create: 'no' },
     locks: permissionsFor({ role: 'raw-data', writable: true }),
     owner: context.owner,
+    observer: context.trace,
     confined: confine(image.filename, 'caller', context.policy),
   });
   await file.close();

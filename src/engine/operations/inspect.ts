@@ -57,7 +57,7 @@ export async function inspect(
   const path = absolutePath(filename, context.cwd);
   checkAllowed(path, filename, 'caller', context.policy);
   const confined = confine(filename, 'caller', context.policy);
-  const file = await openFile({ path, filename, writable: false, confined });
+  const file = await openFile({ path, filename, writable: false, confined, observer: context.trace });
   try {
     const claims = await claimsOf(file);
     const opened = await openAlone(file, claims);

@@ -45,6 +45,7 @@ export async function stage(filename: string, context: OperationContext): Promis
       ...{ path: at, filename, writable: true, create: 'no', noFollow: true },
       locks: permissionsFor({ role: 'create', writable: true }),
       owner: context.owner,
+      observer: context.trace,
       confined: confine(filename, 'caller', context.policy),
     });
   const hold = async (found: Stats): Promise<void> => {

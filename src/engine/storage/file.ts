@@ -13,6 +13,7 @@ import {
 import { codeOf } from './host/errno.js';
 import { libc } from './host/libc.js';
 import { FileLocks } from './locks.js';
+import type { FileObserver } from './observer.js';
 import type { Permissions } from './permissions.js';
 
 export type { FileDriver, FileFacet, FileIdentity, FileStorage } from './file-storage.js';
@@ -42,6 +43,8 @@ export interface FileOptions {
   readonly owner?: number | undefined;
   /** Throws where the opened file must not be used; asked before it is locked or emptied. */
   readonly confined?: ((fd: number) => void) | undefined;
+  /** Told of the file, or of why it was not opened. */
+  readonly observer?: FileObserver | undefined;
   /** Insists on a kind of file, as a `driver=` option does; without it the file decides. */
   readonly driver?: FileDriver;
 }
@@ -129,7 +132,7 @@ async function openWith(
     }
     if (create !== 'no' && options.noCopyOnWrite) disableCopyOnWrite(fd);
     const size = lengthOf(fd, stats, filename);
-    return new FileStorage({
+    const storage = new FileStorage({
       fd,
       filename,
       driver: stats.isFile() ? 'file' : 'host_device',
@@ -142,8 +145,11 @@ async function openWith(
       direct: direct ? new DirectIo(fd, alignmentOf(fd, stats)) : undefined,
       locks,
     });
+    options.observer?.file(storage);
+    return storage;
   } catch (error) {
     await closeDescriptor(fd).catch(() => undefined);
+    options.observer?.refused(filename, error);
     throw error instanceof ImageError ? error : fail(error);
   }
 }

@@ -55,7 +55,7 @@ export interface Storage {
   flush(): Promise<void>;
   /** The first run of data or hole; past the end is a hole. */
   extent(range: Range): MaybePromise<DataRun>;
-  /** Hears of what a format is about to do (QAPI's BlkdebugEvent); only what injects errors listens. */
-  event?(name: string): void;
+  /** Hears of what a format is about to do (QAPI's BlkdebugEvent), and where; only what injects errors, or traces, listens. */
+  event?(name: string, at?: number): void;
   close(): Promise<void>;
 }

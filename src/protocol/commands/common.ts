@@ -34,11 +34,16 @@ export type FormatOptions = v.InferOutput<typeof FormatOptions>;
 export const UserObject = v.looseObject({ 'qom-type': v.string(), id: v.string() });
 export type UserObject = v.InferOutput<typeof UserObject>;
 
+/** More and longer ones than there are events make no sense. */
+const TracePatterns = v.pipe(v.array(v.pipe(v.string(), v.maxLength(256))), v.maxLength(256));
+
 /** Members that every image command takes. */
 export const common = {
   /** Absolute path that relative filenames are resolved against; the daemon's own where absent. */
   cwd: v.optional(v.string()),
   objects: v.optional(v.array(UserObject)),
+  /** Trace events to tell of as JOB_OUTPUT, stream `trace`: names or patterns (query-trace-events), with `-` in front not those. */
+  trace: v.optional(TracePatterns),
 };
 
 /** How operations on an image fail that read it, and those that write it, too. */

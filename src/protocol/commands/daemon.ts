@@ -58,6 +58,15 @@ export const queryStatus = command({
   job: false,
 });
 
+export const queryTraceEvents = command({
+  name: 'query-trace-events',
+  doc: "Tells which events an operation's `trace` can name, and of what their lines consist.",
+  params: Nothing,
+  result: v.array(v.strictObject({ name: v.string(), doc: v.string() })),
+  errors: [],
+  job: false,
+});
+
 export const shutdown = command({
   name: 'shutdown',
   doc: 'Ends the daemon: nothing new is started, jobs are cancelled, or with `drain` finished first, then it exits.',

@@ -1,6 +1,6 @@
 /** The one list of commands. */
 import { blockdevAdd, blockdevDel, blockdevReopen, queryNamedBlockNodes } from './blockdev.js';
-import { ping, queryStatus, queryVersion, shutdown } from './daemon.js';
+import { ping, queryStatus, queryTraceEvents, queryVersion, shutdown } from './daemon.js';
 import { eventsSubscribe, eventsUnsubscribe } from './events.js';
 import { formatOptions } from './format-options.js';
 import { amendOptions, imageAmend } from './image-amend.js';
@@ -75,6 +75,7 @@ export const commands = {
   ping,
   'query-version': queryVersion,
   'query-status': queryStatus,
+  'query-trace-events': queryTraceEvents,
   shutdown,
 } as const;
 

@@ -108,7 +108,7 @@ export class Tables {
         while (end < sectors.length && sectors[end] === sectors[end - 1]! + 1) end++;
         const from = sectors[i]! * L1_SECTOR_WORDS;
         const to = Math.min(l1.length, (sectors[end - 1]! + 1) * L1_SECTOR_WORDS);
-        file.event?.('l1_update');
+        file.event?.('l1_update', start + from * 4);
         await file.write(start + from * 4, storeTable(l1, from, to));
         i = end;
       }
