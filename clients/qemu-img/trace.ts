@@ -128,7 +128,7 @@ export function parseTrace(text: string, write: Write): { readonly [K in Key]?: 
     const word = stored.replaceAll(',,', ',');
     const equals = word.indexOf('=');
     if (equals >= 0) set(word.slice(0, equals), word.slice(equals + 1));
-    else if (index === 0 && word !== '') set('enable', word);
+    else if (index === 0 && text !== '') set('enable', word);
     else if (word === 'help' || word === '?') {
       write(1, `trace options:\n${KEYS.map((key) => `  ${key}=<str>\n`).join('')}`);
       throw new Exit(1);

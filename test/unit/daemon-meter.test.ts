@@ -99,4 +99,27 @@ describe('output', () => {
     await finished;
     expect(sent.length).toBe(200);
   });
+
+  it('leaves trace events out that nobody reads, says how many, and nothing else', async () => {
+    const sent: string[] = [];
+    const pacer = createPacer(new AbortController().signal);
+    const output = createOutput('j', (json) => sent.push(json), pacer);
+    const line = `${'x'.repeat(99)}\n`;
+    const events = 200_000;
+    for (let n = 0; n < events; n++) output.write({ stream: 'trace', text: line });
+    output.write({ stream: 'stderr', text: 'warning\n' });
+    const finished = output.finish();
+    for (let at = 0; at < sent.length; at++) output.ack(sent[at]!.length);
+    await finished;
+    const texts = sent.map((json) => JSON.parse(json) as { stream: string; text: string });
+    const bytes = texts.reduce((sum, { text }) => sum + text.length, 0);
+    expect(bytes).toBeLessThan(6 * 1024 * 1024);
+    expect(texts.filter(({ stream }) => stream === 'stderr')).toMatchObject([{ text: 'warning\n' }]);
+    const lines = texts
+      .filter(({ stream }) => stream === 'trace')
+      .flatMap(({ text }) => text.match(/.+\n/g)!);
+    const dropped = Number(/^trace_dropped events (\d+)\n$/.exec(lines.pop()!)![1]);
+    expect(lines.length + dropped).toBe(events);
+    expect(lines.length).toBeGreaterThan(30_000);
+  });
 });
