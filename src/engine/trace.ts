@@ -98,12 +98,13 @@ class OperationTracer implements Tracer {
     event: TraceEvent,
     object: T,
     method: K,
-    text: (...args: ArgumentsOf<T[K]>) => string,
+    text: (...args: ArgumentsOf<T[K]>) => string | undefined,
   ): void {
     if (!this.#enabled.has(event)) return;
     const own = object[method] as (...args: ArgumentsOf<T[K]>) => unknown;
     object[method] = ((...args: ArgumentsOf<T[K]>) => {
-      this.#tell(event, text(...args));
+      const told = text(...args);
+      if (told !== undefined) this.#tell(event, told);
       return own.apply(object, args);
     }) as T[K];
   }
@@ -129,7 +130,12 @@ class OperationTracer implements Tracer {
     });
     this.#ahead('bdrv_co_pdiscard', of, 'discard', ({ at, length }) => `${bs} offset ${at} bytes ${length}`);
     this.#ahead('bdrv_co_flush', of, 'flush', () => bs);
-    this.#ahead('bdrv_close', of, 'close', () => bs);
+    let open = true;
+    this.#ahead('bdrv_close', of, 'close', () => {
+      if (!open) return undefined;
+      open = false;
+      return bs;
+    });
   }
 
   #reads(storage: Storage, bs: string): void {

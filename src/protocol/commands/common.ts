@@ -42,7 +42,7 @@ export const common = {
   /** Absolute path that relative filenames are resolved against; the daemon's own where absent. */
   cwd: v.optional(v.string()),
   objects: v.optional(v.array(UserObject)),
-  /** Trace events to tell of as JOB_OUTPUT, stream `trace`: names or patterns (query-trace-events), with `-` in front not those. */
+  /** Trace events that the job tells of, as JOB_OUTPUT with the stream `trace`: names and patterns (query-trace-events) in order; a `-` in front takes back. */
   trace: v.optional(TracePatterns),
 };
 
