@@ -227,7 +227,10 @@ class OperationTracer implements Tracer {
     const { reopenWritable, withFormat } = image;
     image.reopenWritable = async () => {
       const again = await reopenWritable.call(image);
-      if (again !== image) this.opened(again);
+      if (again !== image) {
+        this.#tell('bdrv_close', bs);
+        this.opened(again);
+      }
       return again;
     };
     image.withFormat = (format) => {

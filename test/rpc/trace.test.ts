@@ -91,6 +91,9 @@ describe.each(['in its own process', 'through a daemon'])('qemu-img -T %s', (mod
       'o.qcow2',
     );
     expect(names(written.stderr).filter((name) => name === 'bdrv_co_flush').length).toBeGreaterThan(2);
+    const committed = call('-T', 'bdrv_co_*v_part', 'commit', 'o.qcow2');
+    expect(committed.stdout).toBe('Image committed.\n');
+    expect(committed.stderr).toMatch(/bdrv_co_preadv_part bs 0x2 offset 0 bytes 65536 flags 0x0/);
     const read = call('-T', 'bdrv_co_preadv_part', 'compare', 'o.qcow2', 'o.qcow2');
     expect(read.stdout).toBe('Images are identical.\n');
     expect(read.stderr).toMatch(/offset 0 bytes \d+ flags 0x0/);

@@ -6,7 +6,7 @@ import type { Extent } from '../node/driver.js';
 import type { ImageNode } from '../node/image.js';
 import { displayName, openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
-import { type CopySource, type CopyTotals, copy, dataRun, type SourceRun } from './copy.js';
+import { type CopySource, type CopyTotals, copy, dataRun, type SourceRun, toldRun } from './copy.js';
 
 const SECTOR = 512;
 
@@ -20,15 +20,20 @@ function jobError(error: unknown, what = 'Block job failed'): unknown {
 
 /** Everything that the layers above `base` hold. */
 function sourceAbove(top: ImageNode, base: ImageNode): CopySource {
-  const toRun = (extent: Extent): SourceRun => {
+  const plainRun = (extent: Extent): SourceRun => {
     const { kind, length } = extent;
     return dataRun(extent, length) ?? { kind: kind === 'zero' ? 'zero' : 'skip', length };
   };
+  const toRun =
+    top.readsPast === undefined
+      ? plainRun
+      : (extent: Extent, at: number) => toldRun(plainRun(extent), at, top);
   return {
     size: top.size,
     run(range) {
       const found = mapAbove(top, base, range);
-      return found instanceof Promise ? found.then(toRun) : toRun(found);
+      const { at } = range;
+      return found instanceof Promise ? found.then((extent) => toRun(extent, at)) : toRun(found, at);
     },
   };
 }

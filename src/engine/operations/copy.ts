@@ -99,7 +99,7 @@ export function dataRun(extent: Extent, length: number): SourceRun | undefined {
 }
 
 /** The same run, of an image that is traced. */
-function toldRun(run: SourceRun, at: number, image: ImageNode): SourceRun {
+export function toldRun(run: SourceRun, at: number, image: ImageNode): SourceRun {
   const own = run.read;
   if (own === undefined) return run;
   const read = (into: Buffer) => {

@@ -41,7 +41,7 @@ export async function emptyWhole(parts: WriteParts): Promise<boolean> {
   const kept = simple ? blocksFor(refcounts.table, live, geometry, file.size) : undefined;
   if (kept === undefined) return false;
 
-  file.event?.('l1_update');
+  file.event?.('l1_update', l1At);
   // Nothing refers to the guest's clusters any more: from here on a crash leaks them.
   await file.write(l1At, new Uint8Array(header.l1Size * 8));
   await file.flush();
@@ -98,7 +98,7 @@ export async function emptyCompact(parts: WriteParts): Promise<boolean> {
   ];
 
   await image.markDirty(true);
-  file.event?.('l1_update');
+  file.event?.('l1_update', Number(header.l1TableOffset));
   if (l1Clusters > 0) {
     await file.zero({ at: Number(header.l1TableOffset), length: l1Clusters * clusterSize });
     await file.flush();
