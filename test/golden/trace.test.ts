@@ -6,7 +6,7 @@ import { describeInterop } from '../support/reference.js';
 import { golden, ours, theirs, words } from './harness.js';
 
 describeInterop('-T in both programs', () => {
-  const { folder, same } = golden();
+  const { folder, same, differs } = golden();
   writeFileSync(
     join(folder, 'events'),
     '# comment\nnosuch\n\nno such\r\n -x\nfoo #x\nenable=x\nno*\n-nosuch\n-no*\n',
@@ -58,6 +58,9 @@ describeInterop('-T in both programs', () => {
   same('-T file=/nonexistent/x nosuch');
   same('--tr nosuch info nofile');
   same('--trace=nosuch foo');
+
+  writeFileSync(join(folder, 'unended'), 'nosuch');
+  differs('-T events=unended info', 'the reference drops the last character of a line that has no end');
 
   it.each(['-T help', '-T nosuch -T ? info', '-T enable=help,file=/nonexistent/x', '-T events=help info'])(
     '%s lists events',
