@@ -130,7 +130,7 @@ async function openLayer(
     }
     const openFormat = async (storage: Storage, from: FlatOptions, forWriting: boolean) => {
       // Such a node is its file, which has been told of.
-      if (!bareProtocol) {
+      if (!bare) {
         context.trace?.opening({ file: storage, driver: driver.name, filename, writable: forWriting });
       }
       const node = await driver.open({
