@@ -9,12 +9,17 @@ import { type CrashState, prefixStates, type SampleOptions, type Snapshot, sampl
 
 const SECTOR = 512;
 
+export interface Found {
+  readonly result: CheckResult;
+  readonly lines: readonly string[];
+}
+
 /** An image opened on a crash state. */
 export interface OpenedImage {
   /** Guest size in bytes. */
   readonly size: number;
   read(at: number, length: number): Promise<Uint8Array>;
-  check?(): Promise<{ readonly result: CheckResult; readonly lines: readonly string[] }>;
+  check?(): Promise<Found>;
   close(): Promise<void>;
 }
 

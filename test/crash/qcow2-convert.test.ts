@@ -1,22 +1,14 @@
 /** Converting into an image that exists: each sector of the target is the old one or the source's, and once it is reported as done, the source's. */
 import { describe, it } from 'vitest';
 import type { OptionValues } from '../../src/engine/node/option-table.js';
-import type { OperationContext } from '../../src/engine/operations/context.js';
 import { type CopySource, copy } from '../../src/engine/operations/copy.js';
+import { quietContext } from '../support/operations.js';
 import { pattern, survives } from './scenario.js';
 
 const K = 1024;
 const SIZE = 384 * K;
 
-const context: OperationContext = {
-  cwd: '/',
-  policy: {},
-  signal: new AbortController().signal,
-  progress: () => {},
-  output: () => {},
-  pace: () => undefined,
-  setRate: () => {},
-};
+const context = quietContext();
 
 /** Data with runs of zeros in it, some told as zeros and some to be found. */
 function sourceBytes(): Uint8Array {

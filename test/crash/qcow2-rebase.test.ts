@@ -5,8 +5,8 @@
 import { describe, expect, it } from 'vitest';
 import type { OptionValues } from '../../src/engine/node/option-table.js';
 import { commitInto } from '../../src/engine/operations/commit.js';
-import type { OperationContext } from '../../src/engine/operations/context.js';
 import { rebaseOnto } from '../../src/engine/operations/rebase.js';
+import { quietContext } from '../support/operations.js';
 import { GuestHistory, type OpenedImage, sampleCount, verifyCrashes } from './invariants.js';
 import { PagedStorage } from './paged.js';
 import { addSnapshot, createOn, type Files, IMAGE, isDirty, openCrashed, openOn } from './qcow2.js';
@@ -16,15 +16,7 @@ import { pattern } from './scenario.js';
 const K = 1024;
 const SIZE = 256 * K;
 
-const context: OperationContext = {
-  cwd: '/',
-  policy: {},
-  signal: new AbortController().signal,
-  progress: () => {},
-  output: () => {},
-  pace: () => undefined,
-  setRate: () => {},
-};
+const context = quietContext();
 
 /** The old backing file, whose end the image reaches over, and one that differs from it here and there, and beyond. */
 function backings(): { readonly old: PagedStorage; readonly fresh: PagedStorage } {

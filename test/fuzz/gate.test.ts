@@ -14,7 +14,7 @@ import { afterAll, expect, test } from 'vitest';
 import { ImageError } from '../../src/engine/error.js';
 import { HeaderV2 } from '../../src/engine/formats/qcow2/layout.js';
 import { openImage } from '../../src/engine/node/open.js';
-import type { OperationContext } from '../../src/engine/operations/context.js';
+import { quietContext } from '../support/operations.js';
 import { descriptor } from '../unit/vmdk-images.js';
 import { Guards } from './guards.js';
 import { fuzzTimeout, numbers } from './harness.js';
@@ -57,15 +57,7 @@ const outside = [
   'fat:/etc',
 ];
 
-const context: OperationContext = {
-  cwd: root,
-  policy: { roots: [root] },
-  signal: new AbortController().signal,
-  progress: () => undefined,
-  output: () => undefined,
-  pace: () => undefined,
-  setRate: () => undefined,
-};
+const context = quietContext({ cwd: root, policy: { roots: [root] } });
 
 /** Puts a name where a qcow2 image keeps its backing file's: behind all else in the first cluster. */
 function withBacking(image: Uint8Array, name: string): Uint8Array {

@@ -1,8 +1,7 @@
 /** Small qcow images, and where their fields and tables are. */
 import { qcow } from '../../src/engine/formats/qcow/index.js';
 import { QcowHeader } from '../../src/engine/formats/qcow/layout.js';
-import { ImageNode } from '../../src/engine/node/image.js';
-import { MemoryStorage } from '../../src/engine/storage/memory.js';
+import { createInMemory, imageInMemory } from '../support/open-memory.js';
 import { fieldsOf, type Seed, type SeedFile, type Table } from './seed.js';
 
 function qcowFile(bytes: Uint8Array): SeedFile {
@@ -31,37 +30,10 @@ async function make(
   size: number,
   how: { readonly backing?: boolean; readonly compress?: boolean } = {},
 ): Promise<Seed> {
-  const file = new MemoryStorage(0, { filename: 'disk.qcow' });
-  const extra = async (): Promise<never> => {
-    throw new Error('no further files');
-  };
-  await qcow.create!({
-    file,
-    filename: 'disk.qcow',
-    size,
-    options: {},
-    ...(how.backing === true ? { backing: { filename: 'base.raw', format: 'raw' } } : {}),
-    createExtra: extra,
-    openExtra: extra,
-  });
-  const format = await qcow.open({
-    file,
-    writable: true,
-    options: {},
-    forCheck: false,
-    metadataOnly: false,
-    openChild: async () => undefined,
-    warn: () => {},
-  });
-  const image = new ImageNode({
-    filename: 'disk.qcow',
-    path: undefined,
-    driver: qcow,
-    format,
-    file,
-    backing: undefined,
-    writable: true,
-  });
+  const backing = how.backing === true ? { filename: 'base.raw', format: 'raw' } : undefined;
+  const file = await createInMemory(qcow, 'disk.qcow', size, {}, backing);
+  const image = await imageInMemory(qcow, file, { writable: true });
+  const { format } = image;
   const text = new Uint8Array(30_000).map((_, at) => (at >>> 6) + 1);
   await image.write(0, text);
   await image.write(size - 700, text.subarray(0, 700));

@@ -2,9 +2,8 @@
 
 import { qed } from '../../src/engine/formats/qed/index.js';
 import { Feature, QedHeader } from '../../src/engine/formats/qed/layout.js';
-import { ImageNode } from '../../src/engine/node/image.js';
 import type { OptionValues } from '../../src/engine/node/option-table.js';
-import { MemoryStorage } from '../../src/engine/storage/memory.js';
+import { createInMemory, imageInMemory } from '../support/open-memory.js';
 import { fieldsOf, type Seed, type SeedFile, type Table } from './seed.js';
 
 function qedFile(bytes: Uint8Array): SeedFile {
@@ -33,37 +32,10 @@ async function make(
   options: OptionValues,
   how: { readonly backing?: boolean; readonly needCheck?: boolean } = {},
 ): Promise<Seed> {
-  const file = new MemoryStorage(0, { filename: 'disk.qed' });
-  const extra = async (): Promise<never> => {
-    throw new Error('no further files');
-  };
-  await qed.create!({
-    file,
-    filename: 'disk.qed',
-    size,
-    options,
-    ...(how.backing === true ? { backing: { filename: 'base.raw', format: 'raw' } } : {}),
-    createExtra: extra,
-    openExtra: extra,
-  });
-  const format = await qed.open({
-    file,
-    writable: true,
-    options: {},
-    forCheck: false,
-    metadataOnly: false,
-    openChild: async () => undefined,
-    warn: () => {},
-  });
-  const image = new ImageNode({
-    filename: 'disk.qed',
-    path: undefined,
-    driver: qed,
-    format,
-    file,
-    backing: undefined,
-    writable: true,
-  });
+  const backing = how.backing === true ? { filename: 'base.raw', format: 'raw' } : undefined;
+  const file = await createInMemory(qed, 'disk.qed', size, options, backing);
+  const image = await imageInMemory(qed, file, { writable: true });
+  const { format } = image;
   const text = new Uint8Array(30_000).map((_, at) => (at >>> 6) + 1);
   await image.write(0, text);
   await image.write(size - 700, text.subarray(0, 700));

@@ -6,7 +6,7 @@ import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { it } from 'vitest';
 import { runOperation } from '../../src/engine/index.js';
-import type { OperationContext } from '../../src/engine/operations/context.js';
+import { quietContext } from '../support/operations.js';
 import { describeInterop, reference, run, tempDir } from '../support/reference.js';
 
 const K = 1024;
@@ -40,16 +40,7 @@ describeInterop('random chains', () => {
   };
   const img = (line: string, ...more: string[]) => call(reference.qemuImg!, [...line.split(' '), ...more]);
   const ours = async (name: 'image-commit' | 'image-rebase', params: object) => {
-    const context: OperationContext = {
-      cwd: root,
-      policy: {},
-      signal: new AbortController().signal,
-      progress: () => {},
-      output: () => {},
-      pace: () => undefined,
-      setRate: () => {},
-    };
-    const result = await runOperation(name, { cwd: root, ...params }, context);
+    const result = await runOperation(name, { cwd: root, ...params }, quietContext({ cwd: root }));
     if (result.isErr()) throw result.error;
   };
 

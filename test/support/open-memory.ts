@@ -1,6 +1,8 @@
 /** Opens format nodes on bytes in memory, and reads them whole without the access path. */
 
-import type { Extent, FormatNode, OpenContext } from '../../src/engine/node/driver.js';
+import type { Extent, FormatDriver, FormatNode, OpenContext } from '../../src/engine/node/driver.js';
+import { ImageNode } from '../../src/engine/node/image.js';
+import type { OptionValues } from '../../src/engine/node/option-table.js';
 import { MemoryStorage } from '../../src/engine/storage/memory.js';
 import type { Storage } from '../../src/engine/storage/storage.js';
 
@@ -37,6 +39,45 @@ export function memoryContext(
     asked,
     warnings,
   };
+}
+
+/** A new image in memory, of one file. */
+export async function createInMemory(
+  driver: FormatDriver,
+  filename: string,
+  size: number,
+  options: OptionValues = {},
+  backing?: { readonly filename: string; readonly format?: string },
+): Promise<MemoryStorage> {
+  const file = new MemoryStorage(0, { filename });
+  const extra = async (): Promise<never> => {
+    throw new Error('no further files');
+  };
+  await driver.create!({
+    ...{ file, filename, size, options },
+    ...(backing === undefined ? {} : { backing }),
+    createExtra: extra,
+    openExtra: extra,
+  });
+  return file;
+}
+
+/** The image on such a file, which stays open when the image is closed. */
+export async function imageInMemory(
+  driver: FormatDriver,
+  file: MemoryStorage,
+  how: Partial<OpenContext> = {},
+): Promise<ImageNode> {
+  const writable = how.writable ?? false;
+  const format = await driver.open(memoryContext(file, { writable, ...how }));
+  return new ImageNode({
+    filename: file.filename,
+    path: undefined,
+    ...{ driver, format, writable },
+    // The node would close it with itself.
+    file: new MemoryStorage(0),
+    backing: undefined,
+  });
 }
 
 /** The extents of the whole node, in order, no more than `limit`. */

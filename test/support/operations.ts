@@ -17,6 +17,20 @@ export interface Outcome<R> {
   readonly progress: readonly Progress[];
 }
 
+/** For an operation that nobody watches, pauses or slows. */
+export function quietContext(extra: Partial<OperationContext> = {}): OperationContext {
+  return {
+    cwd: '/',
+    policy: {},
+    signal: new AbortController().signal,
+    progress: () => {},
+    output: () => {},
+    pace: () => undefined,
+    setRate: () => {},
+    ...extra,
+  };
+}
+
 export async function perform<P, R>(
   operation: (params: P, context: OperationContext) => Promise<R>,
   params: P,

@@ -10,48 +10,19 @@ import {
   setPacked,
 } from '../../src/engine/formats/qcow/layout.js';
 import type { OpenContext } from '../../src/engine/node/driver.js';
-import { ImageNode } from '../../src/engine/node/image.js';
 import type { OptionValues } from '../../src/engine/node/option-table.js';
 import { MemoryStorage } from '../../src/engine/storage/memory.js';
-import { extentsOf, memoryContext } from '../support/open-memory.js';
+import { createInMemory, extentsOf, imageInMemory } from '../support/open-memory.js';
 
 const CLUSTER = 4096;
 
-async function create(
+const create = (
   size: number,
   options: OptionValues = {},
-  backing?: { filename: string; format?: string },
-): Promise<MemoryStorage> {
-  const file = new MemoryStorage(0, { filename: 'a.qcow' });
-  const extra = async (): Promise<never> => {
-    throw new Error('not used');
-  };
-  await qcow.create!({
-    file,
-    filename: 'a.qcow',
-    size,
-    options,
-    ...(backing === undefined ? {} : { backing }),
-    createExtra: extra,
-    openExtra: extra,
-  });
-  return file;
-}
+  backing?: { readonly filename: string; readonly format?: string },
+) => createInMemory(qcow, 'a.qcow', size, options, backing);
 
-async function open(file: MemoryStorage, how: Partial<OpenContext> = {}): Promise<ImageNode> {
-  const writable = how.writable ?? false;
-  const format = await qcow.open(memoryContext(file, { writable, ...how }));
-  return new ImageNode({
-    filename: 'a.qcow',
-    path: undefined,
-    driver: qcow,
-    format,
-    // The node would close it with itself.
-    file: new MemoryStorage(0),
-    backing: undefined,
-    writable,
-  });
-}
+const open = (file: MemoryStorage, how: Partial<OpenContext> = {}) => imageInMemory(qcow, file, how);
 
 async function changedHeader(change: Partial<ReturnType<typeof QcowHeader.decode>>): Promise<MemoryStorage> {
   const file = await create(1 << 20);

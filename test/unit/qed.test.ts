@@ -3,49 +3,20 @@ import { describe, expect, it } from 'vitest';
 import { qed } from '../../src/engine/formats/qed/index.js';
 import { entryAt, Feature, maxImageSize, QedHeader, setEntry } from '../../src/engine/formats/qed/layout.js';
 import type { OpenContext } from '../../src/engine/node/driver.js';
-import { ImageNode } from '../../src/engine/node/image.js';
 import type { OptionValues } from '../../src/engine/node/option-table.js';
 import { MemoryStorage } from '../../src/engine/storage/memory.js';
-import { extentsOf, memoryContext } from '../support/open-memory.js';
+import { createInMemory, extentsOf, imageInMemory } from '../support/open-memory.js';
 
 const CLUSTER = 4096;
 const SMALL: OptionValues = { cluster_size: CLUSTER, table_size: 2 };
 
-async function create(
+const create = (
   size: number,
   options: OptionValues = SMALL,
-  backing?: { filename: string; format?: string },
-): Promise<MemoryStorage> {
-  const file = new MemoryStorage(0, { filename: 'a.qed' });
-  const extra = async (): Promise<never> => {
-    throw new Error('not used');
-  };
-  await qed.create!({
-    file,
-    filename: 'a.qed',
-    size,
-    options,
-    ...(backing === undefined ? {} : { backing }),
-    createExtra: extra,
-    openExtra: extra,
-  });
-  return file;
-}
+  backing?: { readonly filename: string; readonly format?: string },
+) => createInMemory(qed, 'a.qed', size, options, backing);
 
-async function open(file: MemoryStorage, how: Partial<OpenContext> = {}): Promise<ImageNode> {
-  const writable = how.writable ?? false;
-  const format = await qed.open(memoryContext(file, { writable, ...how }));
-  return new ImageNode({
-    filename: 'a.qed',
-    path: undefined,
-    driver: qed,
-    format,
-    // The node would close it with itself.
-    file: new MemoryStorage(0),
-    backing: undefined,
-    writable,
-  });
-}
+const open = (file: MemoryStorage, how: Partial<OpenContext> = {}) => imageInMemory(qed, file, how);
 
 async function damagedHeader(change: Partial<ReturnType<typeof QedHeader.decode>>): Promise<MemoryStorage> {
   const file = await create(1 << 20);

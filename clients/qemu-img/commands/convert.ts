@@ -13,6 +13,7 @@ import { command } from '../declare.js';
 import { Exit } from '../errors.js';
 import { parseNumber } from '../numbers.js';
 import { progressLine } from '../progress.js';
+import { parseSnapshot } from '../snapshots.js';
 
 /** The longest run of zeros that the reference's `-S` takes. */
 const LONGEST_SPARSE = 16 * 2 ** 20;
@@ -214,20 +215,4 @@ function parseSparse(text: string): number {
     );
   }
   return size;
-}
-
-/** `-l`: what begins with `snapshot.` is a list of options; anything else is an id or a name. */
-function parseSnapshot(text: string): string {
-  if (!text.startsWith('snapshot.')) return text;
-  for (const word of text.split(',')) {
-    const [name] = word.split('=') as [string];
-    if (name !== 'snapshot.id' && name !== 'snapshot.name') {
-      throw new Exit(
-        1,
-        `Invalid parameter '${name}'`,
-        `qemu-img: Failed in parsing snapshot param '${text}'`,
-      );
-    }
-  }
-  return text;
 }

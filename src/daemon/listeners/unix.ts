@@ -1,20 +1,17 @@
 /** JSON-RPC on a Unix socket, one message a line; who begins with an HTTP method is answered in HTTP. */
-import { chmodSync, chownSync } from 'node:fs';
 import type { Server as HttpServer } from 'node:http';
-import { createServer, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { type Frame, LineSplitter } from '../../protocol/framing.js';
 import type { Role } from '../../protocol/roles.js';
 import { HTTP_LIMITS, httpHandler } from './http.js';
 import { peerCredentials } from './peer.js';
-import type { Accept, Listener, PeerCredentials, Transport, TransportEvents } from './transport.js';
+import { listenOnSocket, type SocketPlace, socketTransport } from './socket.js';
+import type { Accept, Listener, PeerCredentials, TransportEvents } from './transport.js';
 
 export type { Accept, Listener } from './transport.js';
 
 export interface UnixSettings {
-  /** A path that is free, see claim.ts, or a socket that listens already (its path for the log alone). */
-  readonly at:
-    | { readonly path: string; readonly mode: number; readonly group: number | undefined }
-    | { readonly fd: number; readonly path: string };
+  readonly at: SocketPlace;
   readonly maxMessage: () => number;
   readonly maxConnections: () => number;
   /** What somebody may do who could connect. */
@@ -27,51 +24,22 @@ const SPARE_CONNECTIONS = 16;
 
 /** Throws the host's error where the path cannot be bound. */
 export async function listenUnix(settings: UnixSettings, accept: Accept): Promise<Listener> {
-  const { at } = settings;
-  // Sessions are refused with an answer before; this is for connections that are none, such as idle ones of HTTP.
-  const limit = (): void => {
-    server.maxConnections = settings.maxConnections() + SPARE_CONNECTIONS;
-  };
   let made: Promise<HttpServer> | undefined;
   // Node's HTTP is loaded when somebody speaks it.
   const http = (): Promise<HttpServer> => {
     made ??= httpOverUnix(settings, accept);
     return made;
   };
-  const server = createServer({ allowHalfOpen: true }, (socket) => serve(socket, settings, accept, http));
+  const { server, listener } = await listenOnSocket(settings.at, settings.at.path, (socket) =>
+    serve(socket, settings, accept, http),
+  );
+  // Sessions are refused with an answer before; this is for connections that are none, such as idle ones of HTTP.
+  const limit = (): void => {
+    server.maxConnections = settings.maxConnections() + SPARE_CONNECTIONS;
+  };
   server.on('connection', limit);
   limit();
-  // The file must never be open to others, not even until the chmod.
-  const before = process.umask(0o177);
-  try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      if ('fd' in at) server.listen({ fd: at.fd }, resolve);
-      else server.listen(at.path, resolve);
-    });
-  } finally {
-    process.umask(before);
-  }
-  server.removeAllListeners('error');
-  server.on('error', () => undefined);
-  if (!('fd' in at)) {
-    try {
-      if (at.group !== undefined) chownSync(at.path, -1, at.group);
-      chmodSync(at.path, at.mode);
-    } catch (error) {
-      server.close();
-      throw error;
-    }
-  }
-  return {
-    address: at.path,
-    close: () =>
-      new Promise((resolve) => {
-        // Stops accepting and removes the file now; calls back when the last connection has gone, which is not waited for.
-        server.close();
-        resolve();
-      }),
-  };
+  return listener;
 }
 
 /** Not for listening: is handed connections that turn out to speak HTTP. */
@@ -110,26 +78,7 @@ function serve(
   http: () => Promise<HttpServer>,
 ): void {
   const splitter = new LineSplitter(settings.maxMessage());
-  const peer = peerCredentials(socket);
-  let over = false;
-  const transport: Transport = {
-    kind: 'unix',
-    role: settings.role(peer),
-    peer,
-    send(text) {
-      if (!socket.writable) return true;
-      return socket.write(`${text}\n`);
-    },
-    pause: () => void socket.pause(),
-    resume: () => void socket.resume(),
-    end() {
-      over = true;
-      // Reads on, so that the peer's last bytes do not turn the close into a reset that takes our last bytes with it.
-      socket.resume();
-      socket.end(() => socket.destroySoon());
-    },
-    destroy: () => void socket.destroy(),
-  };
+  const transport = socketTransport(socket, '\n', (peer) => settings.role(peer));
   socket.on('error', () => undefined);
   const accepted = accept(transport);
   if ('refuse' in accepted) {
@@ -139,11 +88,12 @@ function serve(
   const events: TransportEvents = accepted;
   function deliver(frames: readonly Frame[]): void {
     for (const frame of frames) {
-      if (over) return;
+      if (handedOver || transport.over) return;
       if (frame.kind === 'line') events.message(frame.text);
       else events.malformed(frame.kind, frame.kind === 'too-long');
     }
   }
+  let handedOver = false;
   /** What has come before it is known which language it is; undefined: lines. */
   let start: Buffer | undefined = Buffer.alloc(0);
   const onData = (chunk: Buffer): void => {
@@ -169,7 +119,7 @@ function serve(
   const onClose = (): void => events.closed();
   /** From here on the connection is the HTTP server's; each of its requests is a session of its own. */
   function toHttp(first: Buffer): void {
-    over = true;
+    handedOver = true;
     socket.off('data', onData).off('end', onEnd).off('drain', onDrain).off('close', onClose);
     events.closed();
     socket.pause();
