@@ -29,6 +29,13 @@ io bad.qcow2 write 0 3M
 create -q -f vmdk -o subformat=twoGbMaxExtentSparse split.vmdk 5G
 create -q -f vmdk mono.vmdk 4M
 io mono.vmdk write -P 3 64k 64k
+create -q -f qcow2 apart.qcow2 128M
+io apart.qcow2 write 0 1M
+io apart.qcow2 write 2M 1M
+io apart.qcow2 write 32M 1M
+create -q -f qcow2 long.qcow2 100M
+io long.qcow2 write 3k 9M
+io long.qcow2 write 50001k 7000k
 `;
 
 /** Two files that are equal down to the blocks they take: the reference makes them. */
@@ -179,6 +186,13 @@ const CREATE = [
 ];
 
 const CONVERT: readonly (readonly [string, ...string[]])[] = [
+  // Progress counts data, by steps of what the reference reads at once.
+  ['-p -O qcow2 apart.qcow2 x'],
+  ['-p -c -O qcow2 apart.qcow2 x'],
+  ['-p -O raw long.qcow2 x'],
+  ['-p -S 0 -O raw long.qcow2 x'],
+  ['-p -O qcow2 long.qcow2 empty.qcow2 apart.qcow2 x'],
+  ['-p -O qcow2 empty.qcow2 x'],
   ['mid.qcow2 x', 'compare -f raw x mid.qcow2'],
   ['-O qcow2 top.qcow2 x', 'compare x top.qcow2', 'check x'],
   ['-O qcow2 -c top.qcow2 x', 'compare x top.qcow2', 'check x'],

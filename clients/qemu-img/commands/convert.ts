@@ -162,7 +162,8 @@ export default command({
     if (targetName === undefined) throw new Exit(1, 'Must specify image file name');
     const cache = cacheMode('source cache', values.sourceCache);
 
-    const progress = progressLine(shell, values.progress === true && !values.quiet, 1);
+    const shown = values.progress === true && !values.quiet;
+    const progress = progressLine(shell, shown, 1, true);
     try {
       progress.start();
       const sources = sourceNames.map((name) => imageRef(name, { ...values, cache }));
@@ -194,8 +195,13 @@ export default command({
           ...(values.parallel === undefined ? {} : { parallel: values.parallel }),
           ...(values.outOfOrder ? { 'out-of-order': true } : {}),
           ...(values.offload ? { 'copy-offloading': true } : {}),
+          ...(shown ? { 'count-data': true } : {}),
         },
-        { onProgress: progress.report },
+        {
+          onProgress: (report) => {
+            if (report.phase === 'copy' && report.done > 0) progress.report(report);
+          },
+        },
       );
       progress.complete();
       return 0;

@@ -17,7 +17,7 @@ function canonical(value: unknown): unknown {
 }
 
 /** Members that say how a job is gone about or hold secrets: without them it is the same work. */
-const ASIDE = new Set(['objects', 'resume', 'trace']);
+const ASIDE = new Set(['objects', 'resume', 'trace', 'count-data']);
 
 /** A hash that may be written down, and that a job has in common with its resumption. */
 export function lastingDigest(operation: string, params: unknown, cwd: string): string {

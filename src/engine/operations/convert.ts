@@ -257,6 +257,7 @@ async function copyInto(
       targetIsZero,
       compress,
       salvage: params.salvage === true ? salvageWarnings(context) : undefined,
+      countData: params['count-data'],
       ...more,
     },
     context,

@@ -15,6 +15,8 @@ import type { GuestHash } from './guest-hash.js';
 import { isZero, knownRuns, zeroRuns } from './zeros.js';
 
 const SECTOR = 512;
+/** The reference's buffer: so much of a run of data is one step of its progress. */
+const STEP = 2 * 1024 * 1024;
 const DONE: Promise<void> = Promise.resolve();
 /**
  * Handing a request to another thread costs 50 us and more, so windows are large; and few are in flight, so that they stay
@@ -72,6 +74,11 @@ export interface CopyOptions {
   /** Told of all guest bytes of the source, copied or not. */
   readonly hash?: GuestHash | undefined;
   readonly checkpoint?: Checkpoint | undefined;
+  /**
+   * Look up first how much data there is, and tell progress in bytes of that, by pieces as the reference does it; without, all
+   * of the guest's bytes count.
+   */
+  readonly countData?: boolean | undefined;
 }
 
 /** Every so often all that has been copied is flushed, and how far that was is told. */
@@ -226,7 +233,17 @@ function salvaged(source: CopySource, { unknown }: Salvage): CopySource {
 interface Window {
   readonly at: number;
   readonly length: number;
-  readonly pieces: readonly { readonly offset: number; readonly run: SourceRun }[];
+  readonly pieces: readonly WindowPiece[];
+}
+
+interface WindowPiece {
+  /** In the window. */
+  readonly offset: number;
+  readonly run: SourceRun;
+  /** Bytes of the same run that were in windows before. */
+  readonly before: number;
+  /** The run goes on in the next window. */
+  readonly cut: boolean;
 }
 
 /** One unit of a compressed target, between compression and storing. */
@@ -249,6 +266,9 @@ class Copy {
   readonly #block: number;
   #position = 0;
   #done = 0;
+  #total: number;
+  /** The run that the last window ended in, and how much of it is planned. */
+  #cut: { readonly end: number; readonly planned: number } | undefined;
   #planning: Promise<unknown> = Promise.resolve();
   #sequence = 0;
   #turn = 0;
@@ -271,15 +291,19 @@ class Copy {
     this.#block = Math.max(512, unit, 2 ** Math.floor(Math.log2(Math.max(1, options.sparse))));
     this.#position = options.start ?? 0;
     this.#done = this.#position;
+    this.#total = source.size;
     // A hash is of all: what was copied before is read again for it.
     if (this.#position > 0) options.hash?.skipped(0, this.#position, source.read!);
   }
 
   async run(): Promise<CopyTotals> {
-    this.#report();
-    const { salvage, compress } = this.#options;
+    const { salvage, compress, countData } = this.#options;
     const parallel = this.#options.parallel ?? (compress ? PACKED_IN_FLIGHT : IN_FLIGHT);
-    if (salvage !== undefined) await this.#survey();
+    if (countData === true) await this.#countData();
+    else {
+      this.#report();
+      if (salvage !== undefined) await this.#survey(() => {});
+    }
     // A source that fails is read in order, and its failures are told in order.
     await all(Array.from({ length: salvage === undefined ? parallel : 1 }, () => this.#worker()));
     if (this.#failed) throw this.#failure;
@@ -287,14 +311,35 @@ class Copy {
   }
 
   /** Looks everything up once before anything is copied, as the reference does: what is wrong there is told first. */
-  async #survey(): Promise<void> {
+  async #survey(see: (at: number, run: SourceRun) => void): Promise<void> {
     const { size } = this.#source;
     for (let at = 0; at < size; ) {
       if (this.#context.signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
       const pause = this.#context.pace(0);
       if (pause !== undefined) await pause;
-      at += (await this.#run({ at, length: size - at })).length;
+      const asked = this.#run({ at, length: size - at });
+      const run = asked instanceof Promise ? await asked : asked;
+      see(at, run);
+      at += run.length;
     }
+  }
+
+  async #countData(): Promise<void> {
+    const start = this.#position;
+    let [done, total] = [0, 0];
+    await this.#survey((at, run) => {
+      if (!this.#counts(run)) return;
+      total += run.length;
+      done += Math.min(Math.max(0, start - at), run.length);
+    });
+    this.#done = done;
+    this.#total = total;
+    if (done > 0) this.#report();
+  }
+
+  /** Whether a run is work, where data alone is. */
+  #counts({ kind }: SourceRun): boolean {
+    return kind === 'data' || (kind === 'zero' && this.#options.sparse === 0);
   }
 
   #fail(error: unknown): void {
@@ -334,7 +379,8 @@ class Copy {
           this.#passTurn(sequence);
           await writing;
         }
-        this.#finished(window.length);
+        if (this.#options.countData === true) this.#finishedPieces(window.pieces);
+        else this.#finished(window.length);
         if (--this.#open === 0) this.#allWritten?.();
       }
     } catch (error) {
@@ -432,16 +478,22 @@ class Copy {
   }
 
   async #planWindow(at: number, first: SourceRun): Promise<[Window, number]> {
-    const stop = Math.min(this.#source.size, at - (at % this.#window) + this.#window);
-    const pieces: { offset: number; run: SourceRun }[] = [];
+    const { size } = this.#source;
+    const stop = Math.min(size, at - (at % this.#window) + this.#window);
+    // Whether a run goes on behind the window matters to progress alone.
+    const look = this.#options.countData === true ? Math.min(size, stop + SECTOR) : stop;
+    const pieces: WindowPiece[] = [];
     let position = at;
     let run = first;
     for (;;) {
       const length = Math.min(run.length, stop - position);
-      pieces.push({ offset: position - at, run: length === run.length ? run : { ...run, length } });
+      const cut = length < run.length;
+      const before = this.#cut?.end === position ? this.#cut.planned : 0;
+      pieces.push({ offset: position - at, run: cut ? { ...run, length } : run, before, cut });
       position += length;
+      this.#cut = cut ? { end: position, planned: before + length } : undefined;
       if (position >= stop) break;
-      const asked = this.#run({ at: position, length: stop - position });
+      const asked = this.#run({ at: position, length: look - position });
       run = asked instanceof Promise ? await asked : asked;
       if (run.kind === 'skip' && this.#wholeSkipped(position, run.length) > 0) break;
     }
@@ -576,15 +628,29 @@ class Copy {
   }
 
   #finished(bytes: number): void {
+    if (this.#options.countData === true) return;
     this.#done += bytes;
     this.#report();
+  }
+
+  #finishedPieces(pieces: readonly WindowPiece[]): void {
+    const step = this.#options.compress ? this.#target.format.pack!.unit : STEP;
+    for (const { run, before, cut } of pieces) {
+      if (!this.#counts(run)) continue;
+      for (let done = 0; done < run.length; ) {
+        const bytes = Math.min(run.length - done, step - ((before + done) % step));
+        done += bytes;
+        this.#done += bytes;
+        if ((before + done) % step === 0 || (done === run.length && !cut)) this.#report();
+      }
+    }
   }
 
   #report(): void {
     this.#context.progress({
       phase: 'copy',
       done: this.#done,
-      total: this.#source.size,
+      total: this.#total,
       written: this.totals.written,
       zeros: this.totals.zeros,
     });

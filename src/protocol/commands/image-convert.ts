@@ -90,6 +90,8 @@ export const imageConvert = command({
      * has changed it starts over and says why. Not with `cache` unsafe: data that a checkpoint tells of is on the disk.
      */
     resume: v.optional(v.boolean()),
+    /** Look up how much data the sources have before it is copied, and tell progress in bytes of that: zeros take no time. */
+    'count-data': v.optional(v.boolean()),
     /** Look at everything that can be known before a byte moves, and tell it in `plan`: nothing is made or changed. */
     'dry-run': v.optional(v.boolean()),
   }),
