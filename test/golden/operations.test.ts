@@ -81,6 +81,10 @@ const INFO = [
   '--image-opts driver=qcow2,file.driver=file,file.filename=mid.qcow2',
   '--image-opts driver=qcow2,file.filename=nofile',
   '--image-opts driver=zz,file.filename=r.raw',
+  // A data file is not opened to tell of an image.
+  '--image-opts driver=qcow2,file.filename=dd.qcow2,data-file=none',
+  '--image-opts driver=qcow2,file.filename=dd.qcow2,data-file.filename=none',
+  '--image-opts driver=qcow2,file.filename=mid.qcow2,data-file.filename=none',
   '--image-opts x',
   '--object secret,id=a,data=b r.raw',
   'json:{"driver":"null-co"}',

@@ -142,6 +142,7 @@ async function openLayer(
         openChild: async (child, recorded, childHow) => {
           if (childHow?.unopened === true) {
             from.takeChild(child);
+            from.take(child);
             return undefined;
           }
           return openChildFile(from, opened.name, child, recorded, scope, {

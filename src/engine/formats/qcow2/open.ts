@@ -123,17 +123,16 @@ async function readL1(file: Storage, header: Header, whole: boolean): Promise<Ui
 }
 
 async function openDataFile(context: OpenContext, header: Header): Promise<Storage | undefined> {
-  const isRaw = (header.autoclear & Autoclear.dataFileRaw) !== 0n;
+  if (context.metadataOnly) return context.openChild('data-file', undefined, { unopened: true });
   if (!hasFeature(header, 'dataFile')) {
     const stray = await context.openChild('data-file', undefined);
     if (stray !== undefined) {
       await stray.close();
       throw new ImageError('invalid', "'data-file' can only be set for images with an external data file");
     }
-    if (isRaw && !context.metadataOnly) throw bad('data-file-raw requires a data file');
+    if ((header.autoclear & Autoclear.dataFileRaw) !== 0n) throw bad('data-file-raw requires a data file');
     return undefined;
   }
-  if (context.metadataOnly) return context.openChild('data-file', undefined, { unopened: true });
   const stored = extension(header, ExtensionType.dataFile);
   const name = stored === undefined ? undefined : cString(stored);
   // As in the reference: a relative name belongs to the caller's folder, unlike that of a backing file.
