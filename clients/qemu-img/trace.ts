@@ -1,5 +1,6 @@
 /** `-T`: which events are enabled, and where their lines go. Loaded only where somebody asks. */
 import { openSync, readFileSync, writeSync } from 'node:fs';
+import { shortForm, shortFormWarning } from '../../src/protocol/options.js';
 import { applyPattern, type TraceEvent, traceEventNames, unknownEvent } from '../../src/protocol/trace.js';
 import { Exit, Shown } from './errors.js';
 import type { Surroundings } from './shell.js';
@@ -133,14 +134,9 @@ export function parseTrace(text: string, write: Write): { readonly [K in Key]?: 
       write(1, `trace options:\n${KEYS.map((key) => `  ${key}=<str>\n`).join('')}`);
       throw new Exit(1);
     } else if (word !== '') {
-      const off = word.startsWith('no');
-      const name = off ? word.slice(2) : word;
-      const value = off ? 'off' : 'on';
-      write(
-        2,
-        `qemu-img: warning: short-form boolean option '${word}' deprecated\nPlease use ${name}=${value} instead\n`,
-      );
-      set(name, value);
+      const pair = shortForm(word);
+      write(2, `qemu-img: warning: ${shortFormWarning(word, pair)}\n`);
+      set(...pair);
     }
   });
   return given;

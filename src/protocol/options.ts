@@ -39,8 +39,13 @@ export function parseSize(text: string): number | undefined {
 /**
  * Splits `a=b,c=d` into pairs in order; `,,` is a literal comma. A word without `=` means `word=on`, and `noword` means
  * `word=off`; the first such word is the value of `implied` where that is given (`-f` style strings: `secret,id=x`).
+ * `warn` is told of the others, as QEMU has it where such words are old use.
  */
-export function splitOptions(text: string, implied?: string): [string, string][] {
+export function splitOptions(
+  text: string,
+  implied?: string,
+  warn?: (text: string) => void,
+): [string, string][] {
   const pairs: [string, string][] = [];
   let at = 0;
   let first = true;
@@ -57,9 +62,21 @@ export function splitOptions(text: string, implied?: string): [string, string][]
     const equals = word.indexOf('=');
     if (equals >= 0) pairs.push([word.slice(0, equals), word.slice(equals + 1)]);
     else if (first && implied !== undefined) pairs.push([implied, word]);
-    else if (word.startsWith('no')) pairs.push([word.slice(2), 'off']);
-    else if (word !== '') pairs.push([word, 'on']);
+    else if (word !== '') {
+      const pair = shortForm(word);
+      warn?.(shortFormWarning(word, pair));
+      pairs.push(pair);
+    }
     first = false;
   }
   return pairs;
+}
+
+/** What a word without `=` means. */
+export function shortForm(word: string): [name: string, value: 'on' | 'off'] {
+  return word.startsWith('no') ? [word.slice(2), 'off'] : [word, 'on'];
+}
+
+export function shortFormWarning(word: string, [name, value]: readonly [string, string]): string {
+  return `short-form boolean option '${word}' deprecated\nPlease use ${name}=${value} instead`;
 }

@@ -26,6 +26,7 @@ create -q -f qcow2 leaks.qcow2 4M
 io leaks.qcow2 write 0 1M
 create -q -f qcow2 bad.qcow2 64M
 io bad.qcow2 write 0 3M
+create -q -f qcow2 ./mid:dle.qcow2 4M
 create -q -f vmdk -o subformat=twoGbMaxExtentSparse split.vmdk 5G
 create -q -f vmdk mono.vmdk 4M
 io mono.vmdk write -P 3 64k 64k
@@ -81,6 +82,16 @@ const INFO = [
   '--image-opts driver=qcow2,file.driver=file,file.filename=mid.qcow2',
   '--image-opts driver=qcow2,file.filename=nofile',
   '--image-opts driver=zz,file.filename=r.raw',
+  '--image-opts driver=qcow2,lazy-refcounts,nopass-discard-other,file.filename=mid.qcow2',
+  'file:mid.qcow2',
+  'file:mid:dle.qcow2',
+  'no_such_protocol:mid.qcow2',
+  'host_device:/dev/null',
+  'host_device:mid.qcow2',
+  'file:/dev/null',
+  '/dev/null',
+  '--image-opts driver=file,filename=/dev/null',
+  '--image-opts driver=raw,file.filename=/dev/null',
   // A data file is not opened to tell of an image.
   '--image-opts driver=qcow2,file.filename=dd.qcow2,data-file=none',
   '--image-opts driver=qcow2,file.filename=dd.qcow2,data-file.filename=none',

@@ -120,9 +120,9 @@ export function typeOf(declaration: OptionDeclaration, value: OptionValue): Opti
 const REFERENCE = '(reference)';
 
 /** `driver=qcow2,file.filename=x` (the --image-opts form). */
-export function fromOptionString(text: string): FlatOptions {
+export function fromOptionString(text: string, warn?: (text: string) => void): FlatOptions {
   const flat = new FlatOptions();
-  for (const [key, value] of splitOptions(text, REFERENCE)) {
+  for (const [key, value] of splitOptions(text, REFERENCE, warn)) {
     if (key === REFERENCE) {
       throw new ImageError('invalid', `Cannot find device='${value}' nor node-name='${value}'`);
     }
@@ -165,6 +165,12 @@ export function fromJson(text: string): FlatOptions {
 
 /** The protocol of `proto:rest`, where a colon stands before any slash; undefined for a path. */
 export function protocolOf(filename: string): string | undefined {
-  const match = /^([A-Za-z0-9+.-]*):/.exec(filename.split('/', 1)[0]!);
+  const match = /^([^:/]*):/.exec(filename);
   return match?.[1];
+}
+
+/** The path in `file:PATH` and the like; one that would be taken for another protocol is made not to. */
+export function withoutProtocol(filename: string): string {
+  const path = filename.slice(filename.indexOf(':') + 1);
+  return protocolOf(path) === undefined ? path : `./${path}`;
 }

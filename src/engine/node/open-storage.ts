@@ -11,7 +11,7 @@ import { ALL_PERMISSIONS, type FileUse, NO_PERMISSIONS, type Permissions } from 
 import type { Storage } from '../storage/storage.js';
 import type { FilterContext } from './filters/filter.js';
 import { filterNames, isFilter, loadFilter } from './filters/index.js';
-import { FlatOptions, fromJson, protocolOf } from './flat-options.js';
+import { FlatOptions, fromJson, protocolOf, withoutProtocol } from './flat-options.js';
 import { absolutePath, checkAllowed, confine, type OpenReason } from './gate.js';
 import type { ImageNode, NodeName } from './image.js';
 import { fileName } from './node-name.js';
@@ -165,10 +165,9 @@ export function flatFromFilename(filename: string, depth = 0): FlatOptions {
   const flat = new FlatOptions();
   const protocol = protocolOf(filename);
   if (protocol === undefined) flat.set('file.filename', filename);
-  else if (protocol === 'file') flat.set('file.filename', filename.slice('file:'.length));
-  else if (protocol === 'host_device') {
-    flat.set('file.driver', 'host_device');
-    flat.set('file.filename', filename.slice('host_device:'.length));
+  else if (protocol === 'file' || protocol === 'host_device') {
+    flat.set('file.driver', protocol);
+    flat.set('file.filename', withoutProtocol(filename));
   } else if (protocol === 'null-co' || protocol === 'null-aio') {
     flat.set('file.driver', protocol);
   } else if (protocol === 'blkdebug' || protocol === 'blkverify') {
@@ -259,7 +258,8 @@ export interface OpenHow {
 export async function openStorage(flat: FlatOptions, session: Session, how: OpenHow): Promise<OpenedFile> {
   if (++session.count.files > MAX_FILES)
     throw new ImageError('limit', 'The image consists of too many files');
-  const driver = flat.takeString('driver') ?? 'file';
+  const kind = flat.takeString('driver');
+  const driver = kind ?? 'file';
   if (driverNames.includes(driver)) {
     flat.set('driver', driver);
     return openNode(flat, session, how);
@@ -270,7 +270,7 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
   const { builder } = session.context.nodes ?? {};
   const writable = how.writable && generic.readOnly !== true;
   if (builder === undefined) {
-    const { opened } = await openProtocol(driver, flat, own, how);
+    const { opened } = await openProtocol(driver, flat, own, { ...how, kind });
     if (writable === how.writable) return opened;
     await opened.storage.close().catch(() => {});
     throw new ImageError('read-only', 'Block node is read-only');
@@ -279,7 +279,12 @@ export async function openStorage(flat: FlatOptions, session: Session, how: Open
     throw new ImageError('read-only', 'Block node is read-only');
   }
   const node = builder.begin(settingsOf(driver, generic, own, writable));
-  const { opened, reopen } = await openProtocol(driver, flat, { ...own, parent: node }, { ...how, writable });
+  const { opened, reopen } = await openProtocol(
+    driver,
+    flat,
+    { ...own, parent: node },
+    { ...how, writable, kind },
+  );
   const { child = 'file' } = how;
   return builder.storage(node, opened, { child, parent: session.parent, ...(reopen && { reopen }) });
 }
@@ -303,7 +308,7 @@ async function openProtocol(
   driver: string,
   flat: FlatOptions,
   own: Session,
-  how: OpenHow,
+  how: OpenHow & { readonly kind: string | undefined },
 ): Promise<OpenedProtocol> {
   const session = own;
   if (driver === 'null-co' || driver === 'null-aio') {
@@ -352,7 +357,8 @@ async function openProtocol(
     writable: how.writable,
     cache: own.cache,
     ...(own.discard === undefined ? {} : { discard: own.discard }),
-    ...(driver === 'host_device' ? { driver } : {}),
+    // Where no driver is named, the file decides.
+    ...(how.kind === undefined ? {} : { driver }),
     owner: session.context.owner,
     observer: session.context.trace,
     confined: confine(filename, how.reason, session.context.policy),

@@ -59,10 +59,7 @@ async function openLayer(
   const generic = takeGeneric(flat);
   const writable = how.writable && generic.readOnly !== true;
   if (flat.peek('backing') === '') {
-    context.output({
-      stream: 'stderr',
-      text: 'qemu-img: warning: Use of "backing": "" is deprecated; use "backing": null instead\n',
-    });
+    warningTo(context)('Use of "backing": "" is deprecated; use "backing": null instead');
   }
   if ((generic.forceShare ?? session.forceShare) && writable) {
     throw new ImageError('invalid', 'force-share=on can only be used with read-only images');
@@ -150,7 +147,7 @@ async function openLayer(
             inCwd: childHow?.inCwd ?? false,
           });
         },
-        warn: (text) => context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n` }),
+        warn: warningTo(context),
         say: (line) => context.output({ stream: 'stderr', text: `${line}\n` }),
         backed: from.hasChild('backing'),
       });
@@ -382,7 +379,9 @@ export async function openImage(
       throw new ImageError('invalid', 'an image needs a filename, image-opts or node');
     }
     const flat =
-      ref['image-opts'] !== undefined ? fromOptionString(ref['image-opts']) : flatFromFilename(ref.filename!);
+      ref['image-opts'] !== undefined
+        ? fromOptionString(ref['image-opts'], warningTo(context))
+        : flatFromFilename(ref.filename!);
     // Also over the driver that a `json:` name says.
     if (ref.format !== undefined) flat.set('driver', ref.format);
     const image = await openLayer(flat, namedFile(ref, flat), session, {
@@ -397,6 +396,10 @@ export async function openImage(
   } catch (error) {
     throw hostError(`Could not open '${name}'`, error);
   }
+}
+
+function warningTo(context: OperationContext): (text: string) => void {
+  return (text) => context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n` });
 }
 
 /** The held node that is meant: `node`, or an option string of one bare word. */

@@ -3,7 +3,7 @@ import type { FormatOptions } from '../../protocol/commands/common.js';
 import { ImageError } from '../error.js';
 import { loadDriver } from '../formats/index.js';
 import type { FormatDriver } from '../node/driver.js';
-import { protocolOf, typeOf } from '../node/flat-options.js';
+import { protocolOf, typeOf, withoutProtocol } from '../node/flat-options.js';
 import type { OptionDeclaration, OptionValue } from '../node/option-table.js';
 
 /** What a file of the host takes when it is created, in the reference's order. */
@@ -41,7 +41,7 @@ const READ_ONLY_PROTOCOLS: Readonly<Record<string, string>> = {
 export function creatablePath(filename: string): string {
   const protocol = protocolOf(filename);
   if (protocol === undefined) return filename;
-  if (protocol === 'file' || protocol === 'host_device') return filename.slice(protocol.length + 1);
+  if (protocol === 'file' || protocol === 'host_device') return withoutProtocol(filename);
   const driver = READ_ONLY_PROTOCOLS[protocol];
   if (driver === undefined) throw new ImageError('invalid', `Unknown protocol '${protocol}'`);
   throw new ImageError('unsupported', `Protocol driver '${driver}' does not support image creation`);

@@ -355,7 +355,7 @@ export class FileStorage implements Storage, FileFacet {
       throw new ImageError('unsupported', text, { path: this.filename });
     }
     if (size > this.#size)
-      throw new ImageError('invalid', 'Cannot resize device files', { path: this.filename });
+      throw new ImageError('invalid', 'Cannot grow device files', { path: this.filename });
   }
 
   /** Grows the file by a range that is allocated by the host, or by writing zeros; as it was where that fails. */

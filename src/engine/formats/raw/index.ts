@@ -89,6 +89,9 @@ class RawNode implements FormatNode {
     if (this.#window !== undefined) {
       throw new ImageError('unsupported', 'Cannot resize fixed-size raw disks');
     }
+    if (this.#file.driver === 'host_device' && size + this.#offset !== this.#file.size) {
+      throw new ImageError('invalid', 'Cannot resize device files', { path: this.#file.filename });
+    }
     await this.#file.truncate(size + this.#offset, options.preallocation);
   }
 
