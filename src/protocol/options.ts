@@ -17,11 +17,11 @@ const SUFFIX: Readonly<Record<string, number>> = {
  * A size in bytes: decimal with an optional fraction, or hexadecimal without suffix, and a suffix b, k, M, G, T, P, E in
  * either case (powers of 1024). Undefined where the text is not a size, NaN where it is beyond 2^53-1 or a negative number.
  */
-export function parseSize(text: string): number | undefined {
+export function parseSize(text: string, most = MAX_SIZE): number | undefined {
   const hex = /^\s*0x([0-9a-f]+)$/i.exec(text);
   if (hex) {
     const value = Number(BigInt(`0x${hex[1]!}`));
-    return value > MAX_SIZE ? Number.NaN : value;
+    return value > most ? Number.NaN : value;
   }
   if (/^\s*-\d+$/.test(text)) return Number.NaN;
   const match = /^\s*\+?(?=\.?\d)(\d*)(\.\d*)?([bkmgtpe])?$/i.exec(text);
@@ -33,7 +33,7 @@ export function parseSize(text: string): number | undefined {
   const total = BigInt(whole || '0') * BigInt(scale);
   let value = Number(total);
   if (hasFraction) value += Math.floor(Number(`0${fraction}`) * scale);
-  return value > MAX_SIZE ? Number.NaN : value;
+  return value > most ? Number.NaN : value;
 }
 
 /**

@@ -66,7 +66,9 @@ export class FlatOptions {
   takeBool(key: string): boolean | undefined {
     const value = this.take(key);
     if (value === undefined || value === null) return undefined;
-    return typeof value === 'boolean' ? value : (parse(key, 'bool', value) as boolean);
+    return typeof value === 'boolean'
+      ? value
+      : (typeOf({ name: key, type: 'bool', help: '' }, value) as boolean);
   }
 
   /** Takes all keys below `prefix.` out, without the prefix. */
@@ -105,15 +107,10 @@ export class FlatOptions {
   }
 }
 
-function parse(name: string, type: OptionDeclaration['type'], value: OptionValue): OptionValue {
-  return parseOption({ name, type, help: '' }, String(value));
-}
-
 /** A value that came typed (JSON, RPC) or as text, as its declaration has it. */
 export function typeOf(declaration: OptionDeclaration, value: OptionValue): OptionValue {
   if (declaration.type === 'string') return String(value);
-  if (typeof value === 'boolean') return parse(declaration.name, declaration.type, value ? 'on' : 'off');
-  return parse(declaration.name, declaration.type, value);
+  return parseOption(declaration, typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value));
 }
 
 /** The key that stands for a bare first word: the name of a node that is there already. */

@@ -27,6 +27,7 @@ import {
   tableBytes,
 } from './layout.js';
 import type { Refcounts } from './refcounts.js';
+import { Freed } from './runtime.js';
 
 const DEFAULT_GRANULARITY = { least: 4096, most: 65536 } as const;
 const MIN_GRANULARITY = 512;
@@ -309,7 +310,8 @@ export class Bitmaps implements BitmapFacet {
     if (old !== undefined) refcounts.deferFree(old.at, whole(old.length));
     for (const stored of before) {
       if ([...kept].some((each) => each.tableAt === stored.tableAt)) continue;
-      for (const { at, length } of await this.#places(stored)) refcounts.deferFree(at, whole(length));
+      for (const { at, length } of await this.#places(stored))
+        refcounts.deferFree(at, whole(length), Freed.bitmap);
     }
     this.#changed = false;
     await writeback.run();

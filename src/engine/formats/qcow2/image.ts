@@ -4,6 +4,7 @@ import type { Storage } from '../../storage/storage.js';
 import { type CachedTable, TableCache, Writeback } from '../metadata-cache.js';
 import type { Header } from './header.js';
 import { type Geometry, headerOffset, Incompatible, loadTable, storeTable } from './layout.js';
+import { type Runtime, readRuntime } from './runtime.js';
 
 /** L2 tables in memory, in bytes: maps 256 GiB of guest at the default cluster size. */
 const L2_CACHE_BYTES = 32 << 20;
@@ -39,6 +40,7 @@ export class Image {
   writeback: Writeback = new Writeback([], async () => {});
   snapshotTableBytes = 0;
   readonly refcountCacheBytes: number;
+  readonly runtime: Runtime;
   /** Set after damage was met on a writable image: nothing more is written. */
   #dead = false;
   #marking: Promise<void> | undefined;
@@ -51,9 +53,7 @@ export class Image {
     writable: boolean;
     l1: Uint32Array;
     size: number;
-    /** What to hold in memory at most, in bytes; the defaults where undefined. */
-    l2CacheBytes?: number | undefined;
-    refcountCacheBytes?: number | undefined;
+    runtime?: Runtime | undefined;
     say?: ((line: string) => void) | undefined;
   }) {
     this.file = of.file;
@@ -65,11 +65,12 @@ export class Image {
     this.l1 = of.l1;
     this.size = of.size;
     this.say = of.say ?? (() => {});
-    this.refcountCacheBytes = of.refcountCacheBytes ?? REFCOUNT_CACHE_BYTES;
+    this.runtime = of.runtime ?? readRuntime({}, of.header, of.geometry);
+    this.refcountCacheBytes = this.runtime.refcountCacheBytes ?? REFCOUNT_CACHE_BYTES;
     this.l2 = new TableCache<Uint32Array>(
       of.file,
       of.geometry.clusterSize,
-      of.l2CacheBytes ?? L2_CACHE_BYTES,
+      this.runtime.l2CacheBytes ?? L2_CACHE_BYTES,
       {
         fromDisk: (bytes) => loadTable(new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)),
         toDisk: (table, from, to) => storeTable(table, from / 4, to / 4),

@@ -26,6 +26,7 @@ import {
 } from './layout.js';
 import { Qcow2Node } from './node.js';
 import { Refcounts } from './refcounts.js';
+import { readRuntime } from './runtime.js';
 import { readSnapshots, type SnapshotTable } from './snapshots.js';
 
 /** QEMU counts sectors and L1 entries in ints. */
@@ -60,9 +61,6 @@ function validPlace(at: bigint, bytes: number, clusterSize: number): boolean {
 
 function checkTables(header: Header, g: Geometry, forCheck: boolean): void {
   const { clusterSize } = g;
-  if (header.cryptMethod > CryptMethod.luks) {
-    throw new ImageError('unsupported', `Unsupported encryption method ${header.cryptMethod}`);
-  }
   const tableBytesWanted = header.refcountTableClusters * clusterSize;
   if (tableBytesWanted > MAX_REFCOUNT_TABLE_BYTES) throw bad('Reference count table too large');
   if (header.refcountTableClusters === 0 && !forCheck)
@@ -183,6 +181,7 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
   }
   const g = headerGeometry(header);
   checkTables(header, g, forCheck);
+  const runtime = readRuntime(context.options, header, g);
   const wholeL1 = writable && !forCheck;
   const l1 = await readL1(file, header, wholeL1);
   checkEncryption(header, metadataOnly);
@@ -206,8 +205,7 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
       writable,
       l1,
       size: Number(header.size),
-      l2CacheBytes: context.options['l2-cache-size'] as number | undefined,
-      refcountCacheBytes: context.options['refcount-cache-size'] as number | undefined,
+      runtime,
       say: context.say,
     });
     image.snapshotTableBytes = snapshots.bytes;

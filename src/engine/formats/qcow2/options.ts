@@ -54,30 +54,39 @@ export const createOptions: readonly OptionDeclaration[] = [
   },
 ];
 
-/** QEMU's runtime options. Most are accepted only so that its command lines work; the two cache sizes are minded. */
+const flag = (name: string, help: string): OptionDeclaration => ({ name, type: 'bool', help });
+
+/** QEMU's runtime options; `readRuntime` says what is made of them. */
 export const openOptions: readonly OptionDeclaration[] = [
-  { name: 'lazy-refcounts', type: 'bool', help: 'Postpone refcount updates' },
-  { name: 'pass-discard-request', type: 'bool', help: 'Pass guest discard requests to the layer below' },
-  {
-    name: 'pass-discard-snapshot',
-    type: 'bool',
-    help: 'Generate discard requests when snapshots are deleted',
-  },
-  {
-    name: 'pass-discard-other',
-    type: 'bool',
-    help: 'Generate discard requests when other clusters are freed',
-  },
-  { name: 'discard-no-unref', type: 'bool', help: 'Do not unreference discarded clusters' },
+  flag('lazy-refcounts', 'Postpone refcount updates'),
+  flag('pass-discard-request', 'Pass guest discard requests to the layer below'),
+  flag('pass-discard-snapshot', 'Generate discard requests when snapshot related space is freed'),
+  flag('pass-discard-other', 'Generate discard requests when other clusters are freed'),
+  flag('discard-no-unref', 'Do not unreference discarded clusters'),
   { name: 'overlap-check', type: 'string', help: 'Selects which overlap checks to perform' },
   { name: 'overlap-check.template', type: 'string', help: 'Selects which overlap checks to perform' },
-  { name: 'cache-size', type: 'size', help: 'Maximum combined metadata cache size' },
-  { name: 'l2-cache-size', type: 'size', help: 'Maximum L2 table cache size' },
-  { name: 'l2-cache-entry-size', type: 'size', help: 'Size of each entry in the L2 cache' },
-  { name: 'refcount-cache-size', type: 'size', help: 'Maximum refcount block cache size' },
+  flag('overlap-check.main-header', 'Check for unintended writes into the main qcow2 header'),
+  flag('overlap-check.active-l1', 'Check for unintended writes into the active L1 table'),
+  flag('overlap-check.active-l2', 'Check for unintended writes into an active L2 table'),
+  flag('overlap-check.refcount-table', 'Check for unintended writes into the refcount table'),
+  flag('overlap-check.refcount-block', 'Check for unintended writes into a refcount block'),
+  flag('overlap-check.snapshot-table', 'Check for unintended writes into the snapshot table'),
+  flag('overlap-check.inactive-l1', 'Check for unintended writes into an inactive L1 table'),
+  flag('overlap-check.inactive-l2', 'Check for unintended writes into an inactive L2 table'),
+  flag('overlap-check.bitmap-directory', 'Check for unintended writes into the bitmap directory'),
+  { name: 'cache-size', type: 'size', inexact: true, help: 'Maximum combined metadata cache size' },
+  { name: 'l2-cache-size', type: 'size', inexact: true, help: 'Maximum L2 table cache size' },
+  { name: 'l2-cache-entry-size', type: 'size', inexact: true, help: 'Size of each entry in the L2 cache' },
+  { name: 'refcount-cache-size', type: 'size', inexact: true, help: 'Maximum refcount block cache size' },
   {
     name: 'cache-clean-interval',
     type: 'number',
     help: 'Clean unused cache entries after this time (in seconds)',
+  },
+  { name: 'encrypt.format', type: 'string', help: 'Encryption format that the image must have' },
+  {
+    name: 'encrypt.key-secret',
+    type: 'string',
+    help: 'ID of secret providing qcow2 AES key or LUKS passphrase',
   },
 ];

@@ -24,6 +24,7 @@ import {
   storeTable,
   tableBytes,
 } from './layout.js';
+import { Freed } from './runtime.js';
 
 type Block = CachedTable<Uint8Array>;
 
@@ -36,6 +37,8 @@ export interface HostRun {
 
 /** How many runs may wait to be freed before a writeback is due. */
 const MAX_DEFERRED = 16384;
+/** Words of a deferred run. */
+const DEFERRED_WORDS = 3;
 const TABLE_SECTOR_WORDS = 128;
 
 export class Refcounts {
@@ -52,7 +55,7 @@ export class Refcounts {
   #movedFrom: HostRun | undefined;
   /** No free cluster is below this one, as far as is known. */
   #hint = 0;
-  /** Clusters to be freed when nothing on disk refers to them any more: pairs of offset and length in bytes. */
+  /** Clusters to be freed when nothing on disk refers to them any more: triples of offset, length in bytes, and why. */
   #deferred: number[] = [];
   /** Host byte where the next compressed cluster may begin, inside a cluster that is used for others. */
   #packCursor: number | undefined;
@@ -113,7 +116,7 @@ export class Refcounts {
   }
   /** Enough has gathered in memory for a writeback to be due. */
   get crowded(): boolean {
-    return this.blocks.crowded || this.#deferred.length > 2 * MAX_DEFERRED;
+    return this.blocks.crowded || this.#deferred.length > DEFERRED_WORDS * MAX_DEFERRED;
   }
 
   // ------------------------------------------------------------------------------------------------------- looking up
@@ -423,7 +426,7 @@ export class Refcounts {
     table.set(this.table);
     if (this.#movedFrom === undefined) this.#movedFrom = { at: this.#tableAt, count: oldClusters };
     // Moved before it was ever written: its place is simply free again.
-    else this.#deferred.push(this.#tableAt, oldClusters * clusterSize);
+    else this.deferFree(this.#tableAt, oldClusters * clusterSize);
     this.table = table;
     this.#tableAt = cluster * clusterSize;
     for (let sector = 0; sector < table.length / TABLE_SECTOR_WORDS; sector++) this.#dirtySectors.add(sector);
@@ -492,13 +495,19 @@ export class Refcounts {
   // ------------------------------------------------------------------------------------------------------------ freeing
 
   /** Takes one from the counts of the clusters that the bytes touch, when no entry on disk refers to them any more. */
-  deferFree(at: number, length: number): void {
-    const last = this.#deferred.length - 2;
-    if (last >= 0 && this.#deferred[last]! + this.#deferred[last + 1]! === at && this.#aligned(at)) {
-      this.#deferred[last + 1]! += length;
+  deferFree(at: number, length: number, why: Freed = Freed.other): void {
+    const deferred = this.#deferred;
+    const last = deferred.length - DEFERRED_WORDS;
+    if (
+      last >= 0 &&
+      deferred[last]! + deferred[last + 1]! === at &&
+      deferred[last + 2] === why &&
+      this.#aligned(at)
+    ) {
+      deferred[last + 1]! += length;
       return;
     }
-    this.#deferred.push(at, length);
+    deferred.push(at, length, why);
   }
 
   #aligned(at: number): boolean {
@@ -521,10 +530,11 @@ export class Refcounts {
     this.#deferred = [];
     const { clusterSize } = this.#geometry;
     if (work.length > 0) this.#image.file.event?.('cluster_free');
-    for (let i = 0; i < work.length; i += 2) {
+    const { passDiscard } = this.#image.runtime;
+    for (let i = 0; i < work.length; i += DEFERRED_WORDS) {
       const first = Math.floor(work[i]! / clusterSize);
       const end = Math.ceil((work[i]! + work[i + 1]!) / clusterSize);
-      await this.#discardLastUses(first, end);
+      if (passDiscard[work[i + 2] as Freed]) await this.#discardLastUses(first, end);
       await this.release(first, end - first);
     }
     await this.blocks.write();

@@ -27,6 +27,7 @@ import {
   storeTable,
 } from './layout.js';
 import type { WriteParts } from './node.js';
+import { Freed } from './runtime.js';
 import { encodeSnapshots, readSnapshotL1, type Snapshot } from './snapshots.js';
 
 /** The fields of the extra data that every entry of a version 3 image has: state size and disk size. */
@@ -142,11 +143,11 @@ async function freeAll(parts: WriteParts, l1: Uint32Array, at: number): Promise<
   const { refcounts, image } = parts;
   const { clusterSize } = image.geometry;
   for await (const runs of reached(parts, l1)) {
-    for (let i = 0; i < runs.length; i += 2) refcounts.deferFree(runs[i]!, runs[i + 1]!);
+    for (let i = 0; i < runs.length; i += 2) refcounts.deferFree(runs[i]!, runs[i + 1]!, Freed.snapshot);
     if (refcounts.crowded) await image.writeback.run();
   }
   const bytes = Math.ceil(l1.byteLength / clusterSize) * clusterSize;
-  if (bytes > 0) refcounts.deferFree(at, bytes);
+  if (bytes > 0) refcounts.deferFree(at, bytes, Freed.snapshot);
   await image.writeback.run();
 }
 
@@ -237,7 +238,8 @@ async function switchTable(
   header.snapshotsOffset = BigInt(at);
   image.snapshotTableBytes = table.byteLength;
   list.set(snapshots);
-  if (old.length > 0) refcounts.deferFree(old.at, Math.ceil(old.length / clusterSize) * clusterSize);
+  if (old.length > 0)
+    refcounts.deferFree(old.at, Math.ceil(old.length / clusterSize) * clusterSize, Freed.snapshot);
 }
 
 /** Version 3 demands extra data of every entry that version 2 does not: the table is written anew where one has less. */

@@ -23,6 +23,7 @@ import {
   zeroMask,
 } from './layout.js';
 import type { Refcounts } from './refcounts.js';
+import { Freed } from './runtime.js';
 import type { Tables } from './tables.js';
 
 /** One target covers at most this many guest bytes. */
@@ -414,16 +415,17 @@ export class Writer {
   }
 
   /** Notes what an entry refers to as no longer in use by it, unless it is `keep`. */
-  freeOld(words: Uint32Array, word: number, keep?: number): void {
+  freeOld(words: Uint32Array, word: number, keep?: number, why: Freed = Freed.other): void {
     const { geometry } = this.#image;
     const kind = clusterKind(words, word, geometry);
     if (kind === Kind.compressed) {
       this.#packed.forget();
       const at = packedOffset(words, word, geometry);
-      this.#refcounts.deferFree(at, packedLength(words, word, geometry));
+      this.#refcounts.deferFree(at, packedLength(words, word, geometry), why);
     } else if ((kind === Kind.normal || kind === Kind.zeroAlloc) && !geometry.externalData) {
       const at = offsetAt(words, word);
-      if (at !== keep && at % geometry.clusterSize === 0) this.#refcounts.deferFree(at, geometry.clusterSize);
+      if (at !== keep && at % geometry.clusterSize === 0)
+        this.#refcounts.deferFree(at, geometry.clusterSize, why);
     }
   }
 

@@ -13,6 +13,7 @@ import {
   setSubclusters,
   zeroMask,
 } from './layout.js';
+import { Freed } from './runtime.js';
 import type { Tables } from './tables.js';
 import type { Writer } from './write.js';
 
@@ -24,6 +25,13 @@ export type Discard =
   | 'guest'
   /** Not allocated at all: beyond the end of a shrunk image. */
   | 'full';
+
+function noteDropped(dropped: Range[], at: number, length: number): void {
+  const previous = dropped.at(-1);
+  if (previous !== undefined && previous.at + previous.length === at) {
+    dropped[dropped.length - 1] = { at: previous.at, length: previous.length + length };
+  } else dropped.push({ at, length });
+}
 
 export class Zeroer {
   readonly #image: Image;
@@ -51,16 +59,18 @@ export class Zeroer {
       await dataFile.zero(range, { unmap });
     }
     const { clusterSize, l2Entries } = this.#image.geometry;
+    const dropped: Range[] = [];
     await this.#each(range, (table, entry, cluster) => {
       const start = (cluster * l2Entries + entry) * clusterSize;
-      this.#zeroEntry(table, entry, this.#subclusters(range, start), unmap);
+      this.#zeroEntry(table, entry, this.#subclusters(range, start), unmap, dropped);
     });
+    await this.#drop(dropped);
     return true;
   }
 
   /** Gives host clusters back. Parts of clusters at the edges (with subclusters) stay. */
   async discard(range: Range, how: Discard): Promise<void> {
-    const { geometry, header, data, dataFile } = this.#image;
+    const { geometry, header, data, dataFile, runtime } = this.#image;
     const { clusterSize, l2Words } = geometry;
     const first = Math.ceil(range.at / clusterSize) * clusterSize;
     const end = range.at + range.length;
@@ -84,15 +94,15 @@ export class Zeroer {
           if (kind === Kind.zeroPlain) return;
           if (geometry.extendedL2 && kind === Kind.unallocated && zeroMask(words, word) === ALL) return;
         } else if (nothing) return;
-        const at = offsetAt(words, word);
-        this.#writer.freeOld(words, word);
-        if (dataFile !== undefined && kind !== Kind.compressed && kind !== Kind.unallocated && !raw) {
-          const previous = dropped.at(-1);
-          if (previous !== undefined && previous.at + previous.length === at) {
-            dropped[dropped.length - 1] = { at: previous.at, length: previous.length + clusterSize };
-          } else dropped.push({ at, length: clusterSize });
+        const hasHost = kind === Kind.normal || kind === Kind.zeroAlloc;
+        if (how === 'guest' && hasHost && runtime.discardNoUnref) {
+          this.#keepPlace(words, word, dropped);
+        } else {
+          if (dataFile !== undefined && hasHost && !raw)
+            noteDropped(dropped, offsetAt(words, word), clusterSize);
+          this.#writer.freeOld(words, word, undefined, Freed.request);
+          clearCluster(words, word, how === 'guest' && header.version >= 3, geometry);
         }
-        clearCluster(words, word, how === 'guest' && header.version >= 3, geometry);
         this.#tables.changed(table, entry, 1);
       },
       // Tables are not made only to say "not allocated" in them.
@@ -100,9 +110,25 @@ export class Zeroer {
     );
     // A raw data file must read the same by itself.
     if (raw) await data.zero({ at: first, length: last - first }, { unmap: true });
-    if (dropped.length === 0) return;
-    // Not before the entries are gone from the disk.
-    await this.#image.writeback.run();
+    await this.#drop(dropped);
+  }
+
+  /** The entry reads as zeros and its host cluster stays its own; the space is given back where no snapshot has it, too. */
+  #keepPlace(words: Uint32Array, word: number, dropped: Range[]): void {
+    const { geometry } = this.#image;
+    const at = offsetAt(words, word);
+    const alone = geometry.externalData || isCopied(words, word);
+    if (alone) noteDropped(dropped, at, geometry.clusterSize);
+    setCluster(words, word, at, !geometry.extendedL2, alone);
+    if (geometry.extendedL2) setSubclusters(words, word, 0, ALL);
+  }
+
+  /** Gives host space back of which no entry says any more that there is data. The guest range is still locked. */
+  async #drop(dropped: readonly Range[]): Promise<void> {
+    const { data, runtime, writeback } = this.#image;
+    if (dropped.length === 0 || !runtime.passDiscard[Freed.request]) return;
+    // Not before that is on the disk.
+    await writeback.run();
     for (const run of dropped) await data.discard(run).catch(() => {});
   }
 
@@ -117,7 +143,7 @@ export class Zeroer {
     return ((to >= 32 ? ALL : 2 ** to - 1) & ~(2 ** from - 1)) >>> 0;
   }
 
-  #zeroEntry(table: L2Table, entry: number, mask: number, unmap: boolean): void {
+  #zeroEntry(table: L2Table, entry: number, mask: number, unmap: boolean, dropped: Range[]): void {
     const { geometry } = this.#image;
     const words = table.table;
     const word = entry * geometry.l2Words;
@@ -132,8 +158,10 @@ export class Zeroer {
       // The host cluster stays reserved for the data that may come.
       setCluster(words, word, offsetAt(words, word), !geometry.extendedL2);
       if (geometry.extendedL2) setSubclusters(words, word, 0, ALL);
+    } else if (hasHost && this.#image.runtime.discardNoUnref) {
+      this.#keepPlace(words, word, dropped);
     } else {
-      this.#writer.freeOld(words, word);
+      this.#writer.freeOld(words, word, undefined, Freed.request);
       clearCluster(words, word, true, geometry);
     }
     this.#tables.changed(table, entry, 1);
