@@ -176,6 +176,9 @@ const tables: readonly (readonly [string, Patch, ('ext' | 'plain')?])[] = [
   ['subclusters of no cluster', [[L2, 0n]], 'ext'],
 ];
 
+/** What an operation says of damage; the line before says which. */
+const DAMAGED = { kind: 'corrupt', message: 'Input/output error' };
+
 describeInterop('qcow2: hostile images', () => {
   const folder = tempDir();
   const path = join(folder, 'p.q');
@@ -207,8 +210,10 @@ describeInterop('qcow2: hostile images', () => {
       const image = patched(kind === 'ext' ? extended : plain, patch);
       writeFileSync(path, image);
       const theirs = run(reference.qemuImg!, ['map', '-f', 'qcow2', path]).stderr.split('\n')[0];
-      const opened = await openImage({ file: new MemoryStorage(image) });
-      await expect(readAll(opened.image)).rejects.toMatchObject({ kind: 'corrupt', message: theirs });
+      const said: string[] = [];
+      const opened = await openImage({ file: new MemoryStorage(image) }, { said });
+      await expect(readAll(opened.image)).rejects.toMatchObject(DAMAGED);
+      expect(said).toEqual([theirs]);
     });
 
     it(`tables, for writing: ${name}`, async () => {
@@ -217,11 +222,10 @@ describeInterop('qcow2: hostile images', () => {
       const { stdout, stderr } = run(reference.qemuIo!, ['-f', 'qcow2', '-c', 'write 0 64k', path]);
       const theirs = (stdout + stderr).split('\n').find((line) => line.startsWith('qcow2:'));
       const file = new MemoryStorage(image);
-      const opened = await openImage({ file }, { writable: true });
-      await expect(opened.image.write(0, new Uint8Array(65536))).rejects.toMatchObject({
-        kind: 'corrupt',
-        message: theirs,
-      });
+      const said: string[] = [];
+      const opened = await openImage({ file }, { writable: true, said });
+      await expect(opened.image.write(0, new Uint8Array(65536))).rejects.toMatchObject(DAMAGED);
+      expect(said).toEqual([theirs]);
       await expect(opened.image.write(0, new Uint8Array(65536))).rejects.toMatchObject({ kind: 'corrupt' });
       await opened.image.close();
       // the mark is on the disk, and is minded
@@ -235,8 +239,10 @@ describeInterop('qcow2: hostile images', () => {
   it('refcounts of zero do not let metadata be overwritten', async () => {
     const image = patched(plain, [[0x20000, new Uint8Array(64)]]);
     const file = new MemoryStorage(image);
-    const opened = await openImage({ file }, { writable: true });
-    await expect(opened.image.write(512 << 10, new Uint8Array(65536))).rejects.toThrow(/overlaps with/);
+    const said: string[] = [];
+    const opened = await openImage({ file }, { writable: true, said });
+    await expect(opened.image.write(512 << 10, new Uint8Array(65536))).rejects.toMatchObject(DAMAGED);
+    expect(said).toEqual([expect.stringContaining('overlaps with')]);
     await opened.image.close();
     expect(file.bytes({ at: L1, length: 8 })).toEqual(plain.slice(L1, L1 + 8));
   });
@@ -251,11 +257,14 @@ describeInterop('qcow2: hostile images', () => {
     ] as const) {
       const image = patched(plain, [[L2, COPIED | host]]);
       const file = new MemoryStorage(image);
-      const opened = await openImage({ file }, { writable: true });
+      const said: string[] = [];
+      const opened = await openImage({ file }, { writable: true, said });
       const writing = opened.image.write(0, new Uint8Array(65536).fill(7));
       if (what === undefined) await writing;
-      else if (what === 'refcount block') await writing.catch(() => {});
-      else await expect(writing).rejects.toThrow(`overlaps with ${what}`);
+      else {
+        await expect(writing).rejects.toMatchObject(DAMAGED);
+        expect(said).toEqual([expect.stringContaining(`overlaps with ${what}`)]);
+      }
       await opened.image.close();
     }
   });

@@ -1,4 +1,5 @@
 /** qcow2 images in memory, opened by hand, and dumped for the reference to look at. */
+
 import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { qcow2 } from '../../src/engine/formats/qcow2/index.js';
@@ -64,6 +65,10 @@ export async function openImage(
     readonly forCheck?: boolean;
     readonly metadataOnly?: boolean;
     readonly warnings?: string[];
+    /** Lines for the user. */
+    readonly said?: string[];
+    /** Runtime options. */
+    readonly options?: OptionValues;
     /** Caches of the fewest tables. */
     readonly smallCaches?: boolean;
   } = {},
@@ -73,12 +78,16 @@ export async function openImage(
   const node: FormatNode = await qcow2.open({
     file,
     writable,
-    options: options.smallCaches === true ? { 'l2-cache-size': 1, 'refcount-cache-size': 1 } : {},
+    options: {
+      ...options.options,
+      ...(options.smallCaches === true ? { 'l2-cache-size': 1, 'refcount-cache-size': 1 } : {}),
+    },
     forCheck: options.forCheck ?? false,
     metadataOnly: options.metadataOnly ?? false,
     openChild: async (_child, recorded) =>
       recorded === undefined || made.dataFile === undefined ? undefined : shared(made.dataFile),
     warn: (text) => options.warnings?.push(text),
+    say: (line) => options.said?.push(line),
   });
   const image = new ImageNode({
     filename: made.file.filename,

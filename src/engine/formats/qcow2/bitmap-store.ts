@@ -69,6 +69,7 @@ export class Bitmaps implements BitmapFacet {
     this.#image = image;
     this.#refcounts = refcounts;
     this.#directory = found?.directory;
+    image.overlaps.bitmapDirectory = this.#directory;
     this.#bitmaps = (found?.list ?? []).map((stored) => ({
       name: stored.info.name,
       granularity: stored.info.granularity,
@@ -101,11 +102,15 @@ export class Bitmaps implements BitmapFacet {
   /** Before the first change of guest data: says on the disk that the bitmaps cannot be trusted until they are stored. */
   async markInUse(which: 'active' | 'all' = 'active'): Promise<void> {
     const { file } = this.#image;
+    const directory = this.#directory;
     let marked = false;
     for (const { stored, auto, inconsistent } of this.#bitmaps) {
       if (stored === undefined || inconsistent || (which === 'active' && !auto)) continue;
       const bytes = new Uint8Array(4);
       new DataView(bytes.buffer).setUint32(0, stored.flags | BitmapFlag.inUse);
+      if (!marked && directory !== undefined) {
+        this.#image.guardMetadata(directory.at, directory.length, 'bitmap-directory');
+      }
       await file.write(stored.flagsAt, bytes);
       marked = true;
     }
@@ -287,10 +292,12 @@ export class Bitmaps implements BitmapFacet {
       entries.push(encodeEntry(bitmap, place));
     }
     let extension: Uint8Array | undefined;
+    let stored: Place | undefined;
     if (entries.length > 0) {
       const directory = Buffer.concat(entries);
       const at = await roomFor(directory.byteLength);
       await file.write(at, directory);
+      stored = { at, length: directory.byteLength };
       extension = BitmapsExtension.encode({
         count: entries.length,
         directorySize: BigInt(directory.byteLength),
@@ -307,6 +314,7 @@ export class Bitmaps implements BitmapFacet {
     });
     const whole = (bytes: number) => Math.ceil(bytes / clusterSize) * clusterSize;
     const old = this.#directory;
+    this.#image.overlaps.bitmapDirectory = stored;
     if (old !== undefined) refcounts.deferFree(old.at, whole(old.length));
     for (const stored of before) {
       if ([...kept].some((each) => each.tableAt === stored.tableAt)) continue;

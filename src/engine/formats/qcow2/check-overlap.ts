@@ -5,8 +5,9 @@
  */
 import { ImageError } from '../../error.js';
 import type { Storage } from '../../storage/storage.js';
-import { type CheckHeader, type Region, readTable } from './check-image.js';
+import { type CheckHeader, readTable } from './check-image.js';
 import { l1Offset, refcountTableOffset } from './layout.js';
+import { Clusters, clusterStarts, Ranges } from './places.js';
 
 /** Kinds of metadata, in the reference's words and in the order in which it looks for them. */
 const KINDS = [
@@ -30,74 +31,6 @@ export interface SnapshotPlaces {
   readonly at: number;
   readonly length: number;
   readonly snapshots: readonly { readonly l1At: number; readonly l1Entries: number }[];
-}
-
-/** Byte ranges that are asked whether another one meets them. */
-class Ranges {
-  /** In order. */
-  readonly #starts: Float64Array;
-  /** The highest end of the ranges up to each. */
-  readonly #ends: Float64Array;
-
-  constructor(regions: readonly Region[]) {
-    const used = regions.filter(({ length }) => length > 0).sort((one, other) => one.at - other.at);
-    this.#starts = Float64Array.from(used, ({ at }) => at);
-    let end = 0;
-    this.#ends = Float64Array.from(used, ({ at, length }) => {
-      end = Math.max(end, at + length);
-      return end;
-    });
-  }
-
-  meet(from: number, to: number): boolean {
-    let low = 0;
-    let high = this.#starts.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.#starts[middle]! < to) low = middle + 1;
-      else high = middle;
-    }
-    return low > 0 && this.#ends[low - 1]! > from;
-  }
-
-  some(test: (from: number, to: number) => boolean): boolean {
-    return this.#starts.some((from, index) => test(from, this.#ends[index]!));
-  }
-}
-
-/** Tables of one cluster each, which may be very many: their starts only. */
-class Clusters {
-  readonly #starts: Float64Array;
-  readonly #length: number;
-
-  constructor(table: Uint32Array, length: number, offset: (table: Uint32Array, index: number) => number) {
-    const entries = table.length / 2;
-    let used = 0;
-    for (let index = 0; index < entries; index++) if (offset(table, index) !== 0) used += 1;
-    this.#starts = new Float64Array(used);
-    used = 0;
-    for (let index = 0; index < entries; index++) {
-      const at = offset(table, index);
-      if (at !== 0) this.#starts[used++] = at;
-    }
-    this.#starts.sort();
-    this.#length = length;
-  }
-
-  meet(from: number, to: number): boolean {
-    let low = 0;
-    let high = this.#starts.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.#starts[middle]! < to) low = middle + 1;
-      else high = middle;
-    }
-    return low > 0 && this.#starts[low - 1]! + this.#length > from;
-  }
-
-  some(test: (from: number, to: number) => boolean): boolean {
-    return this.#starts.some((from) => test(from, from + this.#length));
-  }
 }
 
 /** Whether an entry of the L1 table has bits set, but no offset. */
@@ -150,14 +83,14 @@ export class MetadataGuard {
     );
     set('bitmap directory', new Ranges(header.bitmaps === undefined ? [] : [header.bitmaps.directory]));
     const l1 = await readTable(file, header.l1);
-    set('active L2 table', new Clusters(l1, clusterSize, l1Offset));
+    set('active L2 table', new Clusters(clusterStarts(l1, l1Offset), clusterSize));
     this.#onHeader = namesHeader(l1)
       ? 'active L2 table'
       : snapshots.snapshots.some(({ l1At, l1Entries }) => l1At === 0 && l1Entries > 0)
         ? 'inactive L1 table'
         : undefined;
     const refcountTable = await readTable(file, header.refcountTable);
-    set('refcount block', new Clusters(refcountTable, clusterSize, refcountTableOffset));
+    set('refcount block', new Clusters(clusterStarts(refcountTable, refcountTableOffset), clusterSize));
   }
 
   /** The kind of metadata, other than `own`, in the clusters of these bytes. */

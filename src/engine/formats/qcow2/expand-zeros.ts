@@ -162,7 +162,7 @@ class Expansion {
     }
     const own = (await refcounts.get(at / clusterSize)) === uses;
     if (own) {
-      refcounts.checkPlace(at, clusterSize);
+      image.guardData(at, clusterSize);
       await image.file.zero({ at, length: clusterSize });
     }
     const table = await this.#table();

@@ -4,7 +4,8 @@ import type { Storage } from '../../storage/storage.js';
 import { type CachedTable, TableCache, Writeback } from '../metadata-cache.js';
 import type { Header } from './header.js';
 import { type Geometry, headerOffset, Incompatible, loadTable, storeTable } from './layout.js';
-import { type Runtime, readRuntime } from './runtime.js';
+import { Overlaps } from './overlap.js';
+import { type Runtime, readRuntime, type Structure } from './runtime.js';
 
 /** L2 tables in memory, in bytes: maps 256 GiB of guest at the default cluster size. */
 const L2_CACHE_BYTES = 32 << 20;
@@ -41,9 +42,11 @@ export class Image {
   snapshotTableBytes = 0;
   readonly refcountCacheBytes: number;
   readonly runtime: Runtime;
+  readonly overlaps: Overlaps;
   /** Set after damage was met on a writable image: nothing more is written. */
   #dead = false;
   #marking: Promise<void> | undefined;
+  #told = false;
 
   constructor(of: {
     file: Storage;
@@ -65,6 +68,7 @@ export class Image {
     this.l1 = of.l1;
     this.size = of.size;
     this.say = of.say ?? (() => {});
+    this.overlaps = new Overlaps(this);
     this.runtime = of.runtime ?? readRuntime({}, of.header, of.geometry);
     this.refcountCacheBytes = this.runtime.refcountCacheBytes ?? REFCOUNT_CACHE_BYTES;
     this.l2 = new TableCache<Uint32Array>(
@@ -84,49 +88,54 @@ export class Image {
   }
 
   /**
-   * The error for damage that was met on the way. A writable image is marked corrupt (version 3) and not written again,
-   * as QEMU does.
+   * The error for damage that was met on the way; what it is is said once. A writable image is marked corrupt (version 3) and
+   * not written again, as QEMU does.
    */
   corrupt(what: string): ImageError {
-    const context = { path: this.file.filename };
-    if (!this.writable) {
-      const message = `qcow2: Image is corrupt: ${what}; further non-fatal corruption events will be suppressed`;
-      return new ImageError('corrupt', message, context);
-    }
+    if (this.writable) this.#die(what);
+    else
+      this.#tell(`qcow2: Image is corrupt: ${what}; further non-fatal corruption events will be suppressed`);
+    return new ImageError('corrupt', 'Input/output error', { errno: 'EIO', path: this.file.filename });
+  }
+
+  #die(what: string): void {
+    if (this.#dead) return;
     this.#dead = true;
-    if (this.header.version >= 3 && this.#marking === undefined) {
-      this.header.incompatible |= Incompatible.corrupt;
-      this.#marking = this.writeField64('incompatible', this.header.incompatible).catch(() => {});
-    }
-    const message = `qcow2: Marking image as corrupt: ${what}; further corruption events will be suppressed`;
-    return new ImageError('corrupt', message, context);
+    this.#told = false;
+    this.#tell(`qcow2: Marking image as corrupt: ${what}; further corruption events will be suppressed`);
+    if (this.header.version < 3) return;
+    this.header.incompatible |= Incompatible.corrupt;
+    this.#marking = this.writeField64('incompatible', this.header.incompatible).catch(() => {});
+  }
+
+  #tell(line: string): void {
+    if (!this.#told) this.say(line);
+    this.#told = true;
+  }
+
+  /** Throws where a table of this kind lies over other metadata. */
+  guardMetadata(at: number, length: number, own: Structure | undefined): void {
+    this.#refuse(this.overlaps.byMetadata(at, length, own));
+  }
+
+  /** Throws where guest data would go over metadata: an entry of an L2 table lies. */
+  guardData(at: number, length: number): void {
+    this.#refuse(this.overlaps.byData(at, length));
+  }
+
+  #refuse(overlapped: string | undefined): void {
+    if (overlapped === undefined) return;
+    throw this.corrupt(`Preventing invalid write on metadata (overlaps with ${overlapped})`);
   }
 
   /** Throws where the image was found damaged before. */
   checkAlive(): void {
-    if (this.#dead) {
-      throw new ImageError('corrupt', 'qcow2: Image is corrupt; cannot be written any more', {
-        path: this.file.filename,
-      });
-    }
+    if (this.#dead) throw new ImageError('corrupt', 'No medium found', { path: this.file.filename });
   }
 
   /** Waits for the corrupt mark, if one is being written. */
   async settled(): Promise<void> {
     await this.#marking;
-  }
-
-  /** Which of the structures that the header names, if any, lies in these bytes of the image file; in QEMU's words. */
-  overlap(at: number, length: number): string | undefined {
-    const { header, geometry } = this;
-    const end = at + length;
-    const meets = (start: number, bytes: number) => bytes > 0 && at < start + bytes && start < end;
-    if (meets(0, geometry.clusterSize)) return 'qcow2_header';
-    if (meets(Number(header.l1TableOffset), header.l1Size * 8)) return 'active L1 table';
-    const tableBytes = header.refcountTableClusters * geometry.clusterSize;
-    if (meets(Number(header.refcountTableOffset), tableBytes)) return 'refcount table';
-    if (meets(Number(header.snapshotsOffset), this.snapshotTableBytes)) return 'snapshot table';
-    return undefined;
   }
 
   /**

@@ -229,9 +229,19 @@ export class Qcow2Node implements FormatNode {
   async close(): Promise<void> {
     try {
       await this.flush();
-      if (!this.#image.dead) await this.bitmapStore.store();
+      if (!this.#image.dead) await this.#storeBitmaps();
     } finally {
       await this.#image.dataFile?.close();
+    }
+  }
+
+  async #storeBitmaps(): Promise<void> {
+    try {
+      await this.bitmapStore.store();
+    } catch (error) {
+      await this.#image.settled();
+      if (!(error instanceof ImageError)) throw error;
+      throw error.prefixed("Lost persistent bitmaps during inactivation of node '#block000': ");
     }
   }
 

@@ -209,6 +209,7 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
       say: context.say,
     });
     image.snapshotTableBytes = snapshots.bytes;
+    if (writable && !forCheck) await image.overlaps.setSnapshots(snapshots.snapshots);
     let refcounts: Refcounts | undefined;
     if (writable) {
       if (header.refcountTableOffset > BigInt(Number.MAX_SAFE_INTEGER - MAX_REFCOUNT_TABLE_BYTES)) {

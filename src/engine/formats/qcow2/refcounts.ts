@@ -67,6 +67,7 @@ export class Refcounts {
     this.#geometry = image.geometry;
     this.#access = refcountAccess(image.geometry.refcountOrder);
     this.table = table;
+    image.overlaps.refcountTable = table;
     this.#tableAt = tableAt;
     this.blocks = new TableCache<Uint8Array>(
       image.file,
@@ -99,6 +100,7 @@ export class Refcounts {
     this.#tableAt = Number(header.refcountTableOffset);
     await file.read(this.#tableAt, tableBytes(table));
     this.table = loadTable(table);
+    this.#image.overlaps.refcountTable = this.table;
     this.blocks.clear();
     this.#dirtySectors.clear();
     this.#hint = 0;
@@ -132,10 +134,7 @@ export class Refcounts {
     if (at % this.#geometry.clusterSize !== 0 || !Number.isSafeInteger(at)) {
       throw this.#image.corrupt(`Refblock offset ${hex(at)} unaligned (reftable index: ${hex(slot)})`);
     }
-    const what = this.#image.overlap(at, this.#geometry.clusterSize);
-    if (what !== undefined) {
-      throw this.#image.corrupt(`Preventing invalid write on refcount block (overlaps with ${what})`);
-    }
+    this.#image.guardMetadata(at, this.#geometry.clusterSize, 'refcount-block');
     return this.blocks.load(at);
   }
 
@@ -328,6 +327,7 @@ export class Refcounts {
       if (refcountTableOffset(this.table, slot) !== 0) continue;
       this.blocks.add(end * clusterSize, new Uint8Array(clusterSize));
       setRefcountTable(this.table, slot, end * clusterSize);
+      this.#image.overlaps.addedBlock(end * clusterSize);
       this.#dirtySectors.add(Math.floor((slot * 2) / TABLE_SECTOR_WORDS));
       end++;
     }
@@ -354,21 +354,9 @@ export class Refcounts {
     return { at, count };
   }
 
-  /**
-   * Guest data is about to go to these host bytes, whole clusters. Where metadata is known to be, the image is damaged
-   * (its refcounts or its L2 entries lie), and writing would destroy it.
-   */
+  /** Clusters that count as free are about to be used: where metadata is known to be, the counts lie. */
   checkPlace(at: number, length: number): void {
-    const { l2 } = this.#image;
-    const { clusterSize } = this.#geometry;
-    let what = this.#image.overlap(at, length);
-    for (let cluster = at; what === undefined && cluster < at + length; cluster += clusterSize) {
-      if (l2.has(cluster)) what = 'active L2 table';
-      else if (this.blocks.has(cluster)) what = 'refcount block';
-    }
-    if (what !== undefined) {
-      throw this.#image.corrupt(`Preventing invalid write on metadata (overlaps with ${what})`);
-    }
+    this.#image.guardMetadata(at, length, undefined);
   }
 
   /** The block for a cluster that is about to be used; made where there is none. */
@@ -397,6 +385,7 @@ export class Refcounts {
     const block = this.blocks.add(cluster * clusterSize, new Uint8Array(clusterSize));
     this.#set(block, cluster % refcountBlockEntries, 1, 1);
     setRefcountTable(this.table, slot, cluster * clusterSize);
+    this.#image.overlaps.addedBlock(cluster * clusterSize);
     this.#dirtySectors.add(Math.floor((slot * 2) / TABLE_SECTOR_WORDS));
     return block;
   }
@@ -422,12 +411,14 @@ export class Refcounts {
         });
       }
     }
+    this.checkPlace(cluster * clusterSize, (clusters + 2) * clusterSize);
     const table = new Uint32Array(clusters * perCluster * 2);
     table.set(this.table);
     if (this.#movedFrom === undefined) this.#movedFrom = { at: this.#tableAt, count: oldClusters };
     // Moved before it was ever written: its place is simply free again.
     else this.deferFree(this.#tableAt, oldClusters * clusterSize);
     this.table = table;
+    this.#image.overlaps.refcountTable = table;
     this.#tableAt = cluster * clusterSize;
     for (let sector = 0; sector < table.length / TABLE_SECTOR_WORDS; sector++) this.#dirtySectors.add(sector);
 

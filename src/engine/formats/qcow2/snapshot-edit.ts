@@ -238,6 +238,7 @@ async function switchTable(
   header.snapshotsOffset = BigInt(at);
   image.snapshotTableBytes = table.byteLength;
   list.set(snapshots);
+  await image.overlaps.setSnapshots(snapshots);
   if (old.length > 0)
     refcounts.deferFree(old.at, Math.ceil(old.length / clusterSize) * clusterSize, Freed.snapshot);
 }

@@ -57,20 +57,25 @@ export class Tables {
     const old = this.existing(index);
     if (old instanceof Promise) return old;
     if (old !== undefined && l1Copied(l1, index)) {
-      const what = this.#image.overlap(old.at, geometry.clusterSize);
-      if (what !== undefined) {
-        throw this.#image.corrupt(`Preventing invalid write on active L2 table (overlaps with ${what})`);
-      }
+      // One that is dirty has been looked at.
+      if (old.dirtyTo === 0) this.#image.guardMetadata(old.at, geometry.clusterSize, 'active-l2');
       return old;
     }
+    if (!this.l1Dirty) this.#guardL1();
     const place = this.#refcounts.allocate(1);
     if (place instanceof Promise) return place;
     const words = old === undefined ? new Uint32Array(geometry.clusterSize / 4) : old.table.slice();
     const entry = l2.add(place.at, words);
     setL1(l1, index, place.at, true);
+    this.#image.overlaps.addedL2(place.at);
     this.#dirtyL1.add(Math.floor((index * 2) / L1_SECTOR_WORDS));
     if (old !== undefined) this.#refcounts.deferFree(old.at, geometry.clusterSize);
     return entry;
+  }
+
+  #guardL1(): void {
+    const { header } = this.#image;
+    this.#image.guardMetadata(Number(header.l1TableOffset), header.l1Size * 8, 'active-l1');
   }
 
   /** Takes an L2 table out of the L1 table; its cluster is freed when that is durable. */

@@ -207,7 +207,7 @@ export class Writer {
         allocated = true;
       }
     } else if (!geometry.externalData) {
-      this.#refcounts.checkPlace(host, count * clusterSize);
+      this.#image.guardData(host, count * clusterSize);
     }
 
     const runStart = first * clusterSize;
