@@ -43,7 +43,7 @@ export function masked(text: string): string {
     .replace(/^\d+ bytes .*ops; .*$/gm, '*');
 }
 
-function shown({ status, stdout, stderr }: RunResult): string {
+export function shown({ status, stdout, stderr }: RunResult): string {
   return masked(`exit ${status}\n${stdout}${stderr}`);
 }
 

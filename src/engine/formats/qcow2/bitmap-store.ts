@@ -9,7 +9,7 @@ import { ImageError } from '../../error.js';
 import type { BitmapContent, BitmapFacet, BitmapInfo } from '../../node/driver.js';
 import { rewriteHeader } from './backing.js';
 import { Bits } from './bitmap-bits.js';
-import { type BitmapDirectory, readBitmaps, type StoredBitmap } from './bitmaps.js';
+import { type BitmapDirectory, readBitmaps, readBitmapTable, type StoredBitmap } from './bitmaps.js';
 import type { Image } from './image.js';
 import {
   Autoclear,
@@ -19,12 +19,10 @@ import {
   BitmapsExtension,
   bitmapCluster,
   ExtensionType,
-  loadTable,
   MAX_BITMAP_NAME,
   MAX_BITMAPS,
   offsetAt,
   storeTable,
-  tableBytes,
 } from './layout.js';
 import type { Refcounts } from './refcounts.js';
 import { Freed } from './runtime.js';
@@ -235,7 +233,7 @@ export class Bitmaps implements BitmapFacet {
     const bad = () =>
       new ImageError('corrupt', `Could not read bitmap '${name}' from disk`, { path: file.filename });
     if (stored.tableEntries !== Math.ceil(size / bits.pageSpan)) throw bad();
-    const table = await this.#readTable(stored);
+    const table = await readBitmapTable(this.#image.file, stored.tableAt, stored.tableEntries);
     for (let index = 0; index < table.length / 2; index++) {
       const cluster = bitmapCluster(table, index);
       if (cluster.kind === 'invalid') throw bad();
@@ -250,20 +248,11 @@ export class Bitmaps implements BitmapFacet {
     return bits;
   }
 
-  async #readTable({ tableAt, tableEntries }: StoredBitmap): Promise<Uint32Array> {
-    const { file } = this.#image;
-    // What lies past the end of the file is zeros, and says nothing.
-    const there = Math.max(0, Math.ceil((file.size - tableAt) / 8));
-    const table = new Uint32Array(Math.min(tableEntries, there) * 2);
-    if (table.length > 0) await file.read(tableAt, tableBytes(table));
-    return loadTable(table);
-  }
-
   /** What a bitmap takes on the disk. */
   async #places(stored: StoredBitmap): Promise<Place[]> {
     const { clusterSize } = this.#image.geometry;
     const places: Place[] = [{ at: stored.tableAt, length: stored.tableEntries * 8 }];
-    const table = await this.#readTable(stored);
+    const table = await readBitmapTable(this.#image.file, stored.tableAt, stored.tableEntries);
     for (let index = 0; index < table.length / 2; index++) {
       if (bitmapCluster(table, index).kind !== 'data') continue;
       const at = offsetAt(table, index * 2);
@@ -279,7 +268,7 @@ export class Bitmaps implements BitmapFacet {
     if (!this.#changed || refcounts === undefined) return;
     const { clusterSize } = geometry;
     const roomFor = async (bytes: number) => (await refcounts.allocateRun(Math.ceil(bytes / clusterSize))).at;
-    const before = this.#directory === undefined ? [] : await readBitmaps(file, this.#directory);
+    const before = this.#directory === undefined ? [] : await readBitmaps(file, this.#directory, geometry);
     const kept = new Set<StoredBitmap>();
     const entries: Uint8Array[] = [];
     for (const bitmap of this.#bitmaps) {

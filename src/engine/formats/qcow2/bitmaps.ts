@@ -9,15 +9,19 @@ import {
   BitmapEntry,
   BitmapFlag,
   BitmapsExtension,
+  bitmapCluster,
   ExtensionType,
   type Geometry,
   KNOWN_BITMAP_FLAGS,
+  loadTable,
+  MAX_BITMAP_BYTES,
   MAX_BITMAP_DIRECTORY_BYTES,
   MAX_BITMAP_GRANULARITY_BITS,
   MAX_BITMAP_NAME,
   MAX_BITMAP_TABLE_ENTRIES,
   MAX_BITMAPS,
   MIN_BITMAP_GRANULARITY_BITS,
+  tableBytes,
 } from './layout.js';
 
 /** Where the bitmap directory is. */
@@ -78,6 +82,7 @@ export function bitmapDirectory(
 export async function readBitmaps(
   file: Storage,
   directory: BitmapDirectory,
+  geometry: Geometry,
 ): Promise<readonly StoredBitmap[]> {
   const broken = () => new ImageError('corrupt', 'Broken bitmap directory', { path: file.filename });
   // What lies past the end of the file reads as zeros, and a bitmap of zeros is none.
@@ -93,7 +98,7 @@ export async function readBitmaps(
     if (end > directory.length) throw broken();
     const name = new TextDecoder().decode(bytes.subarray(nameAt, nameAt + entry.nameSize));
     if (end > bytes.byteLength) throw unfit(name);
-    checkEntry(entry, name);
+    checkEntry(entry, name, geometry);
     const flags: string[] = [];
     if ((entry.flags & BitmapFlag.inUse) !== 0) flags.push('in-use');
     if ((entry.flags & BitmapFlag.auto) !== 0) flags.push('auto');
@@ -122,12 +127,51 @@ function unfit(name: string): ImageError {
   return new ImageError('corrupt', `Bitmap '${name}' doesn't satisfy the constraints`);
 }
 
-function checkEntry(entry: ReturnType<typeof BitmapEntry.decode>, name: string): void {
+/** What the tables of bitmaps say that are to be trusted must make sense. Throws `corrupt`. */
+export async function checkBitmapTables(
+  file: Storage,
+  bitmaps: readonly StoredBitmap[],
+  size: number,
+  { clusterSize }: Geometry,
+): Promise<void> {
+  const names = new Set<string>();
+  for (const { info, tableAt, tableEntries, flags } of bitmaps) {
+    const bad = (what: string) => new ImageError('corrupt', what, { path: file.filename });
+    if (names.has(info.name)) throw bad(`Bitmap already exists: ${info.name}`);
+    names.add(info.name);
+    if ((flags & BitmapFlag.inUse) !== 0) continue;
+    const unreadable = () =>
+      bad(`Could not read bitmap_table table from image for bitmap '${info.name}': Invalid argument`);
+    if (tableEntries !== Math.ceil(size / (info.granularity * clusterSize * 8))) throw unreadable();
+    const table = await readBitmapTable(file, tableAt, tableEntries);
+    for (let index = 0; index < table.length / 2; index++) {
+      const cluster = bitmapCluster(table, index);
+      if (cluster.kind === 'invalid' || (cluster.kind === 'data' && cluster.at % clusterSize !== 0)) {
+        throw unreadable();
+      }
+    }
+  }
+}
+
+/** A bitmap's table as far as the file has it; what lies past the end is zeros, and says nothing. */
+export async function readBitmapTable(file: Storage, at: number, entries: number): Promise<Uint32Array> {
+  const there = Math.max(0, Math.ceil((file.size - at) / 8));
+  const table = new Uint32Array(Math.min(entries, there) * 2);
+  if (table.length > 0) await file.read(at, tableBytes(table));
+  return loadTable(table);
+}
+
+function checkEntry(
+  entry: ReturnType<typeof BitmapEntry.decode>,
+  name: string,
+  { clusterSize }: Geometry,
+): void {
   const bad =
     entry.tableSize === 0 ||
     entry.tableSize > MAX_BITMAP_TABLE_ENTRIES ||
     entry.tableOffset === 0n ||
-    entry.tableOffset % 512n !== 0n ||
+    entry.tableSize * clusterSize > MAX_BITMAP_BYTES ||
+    entry.tableOffset % BigInt(clusterSize) !== 0n ||
     entry.tableOffset > BigInt(Number.MAX_SAFE_INTEGER) ||
     entry.nameSize === 0 ||
     entry.nameSize > MAX_BITMAP_NAME ||

@@ -110,6 +110,7 @@ export async function readHeader(file: Storage): Promise<Header> {
     found = parseExtensions(head, headerLength, end);
   }
 
+  checkCompression(v3.incompatible, compressionType);
   const unknown = v3.incompatible & ~KNOWN_INCOMPATIBLE;
   if (unknown !== 0n) {
     const table =
@@ -119,7 +120,6 @@ export async function readHeader(file: Storage): Promise<Header> {
       `Unsupported qcow2 feature(s): ${featureNames(unknown, table?.data)}`,
     );
   }
-  checkCompression(v3.incompatible, compressionType);
   if (typeof found === 'string') throw bad('Header extension too large');
 
   return {

@@ -2,7 +2,13 @@
 import { ImageError } from '../../error.js';
 import type { OpenContext } from '../../node/driver.js';
 import type { Storage } from '../../storage/storage.js';
-import { type BitmapDirectory, bitmapDirectory, readBitmaps, type StoredBitmap } from './bitmaps.js';
+import {
+  type BitmapDirectory,
+  bitmapDirectory,
+  checkBitmapTables,
+  readBitmaps,
+  type StoredBitmap,
+} from './bitmaps.js';
 import { repairDirty } from './check.js';
 import { cString, extension, type Header, hasFeature, readHeader } from './header.js';
 import { Image } from './image.js';
@@ -164,6 +170,17 @@ async function clearUnknownAutoclear(image: Image): Promise<void> {
   await image.file.flush();
 }
 
+async function loadBitmaps(
+  file: Storage,
+  directory: BitmapDirectory,
+  header: Header,
+  g: Geometry,
+): Promise<{ directory: BitmapDirectory; list: readonly StoredBitmap[] }> {
+  const list = await readBitmaps(file, directory, g);
+  await checkBitmapTables(file, list, Number(header.size), g);
+  return { directory, list };
+}
+
 /** Opens an image. Throws `corrupt`, `unsupported`, `limit`, and whatever the gate says about a data file. */
 export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
   const { file, writable, forCheck, metadataOnly } = context;
@@ -185,18 +202,11 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
   const wholeL1 = writable && !forCheck;
   const l1 = await readL1(file, header, wholeL1);
   checkEncryption(header, metadataOnly);
-  let bitmaps: { directory: BitmapDirectory; list: readonly StoredBitmap[] } | undefined;
-  try {
-    const directory = bitmapDirectory(header, g, context.warn);
-    if (directory !== undefined) {
-      bitmaps = { directory, list: await readBitmaps(file, directory) };
-    }
-  } catch (error) {
-    if (!forCheck) throw error;
-  }
-  const snapshots = await snapshotTable(file, header, forCheck);
+  const directory = bitmapDirectory(header, g, context.warn);
   const dataFile = await openDataFile(context, header);
   try {
+    const snapshots = await snapshotTable(file, header, forCheck);
+    const bitmaps = directory === undefined ? undefined : await loadBitmaps(file, directory, header, g);
     const image = new Image({
       file,
       dataFile,
