@@ -2,7 +2,7 @@
 import { ImageError } from '../../error.js';
 import type { BitmapInfo } from '../../node/driver.js';
 import type { Storage } from '../../storage/storage.js';
-import { extension, type Header } from './header.js';
+import { cString, extension, type Header } from './header.js';
 import {
   Autoclear,
   BITMAP_TYPE_DIRTY,
@@ -91,12 +91,14 @@ export async function readBitmaps(
   const bitmaps: StoredBitmap[] = [];
   for (let at = 0; at < directory.length; ) {
     if (at + BitmapEntry.size > directory.length) throw broken();
-    if (at + BitmapEntry.size > bytes.byteLength) throw unfit('');
+    const enough = bitmaps.length === directory.count;
+    if (at + BitmapEntry.size > bytes.byteLength) throw enough ? countError('More', file) : unfit('');
     const entry = BitmapEntry.decode(bytes, at);
     const nameAt = at + BitmapEntry.size + entry.extraDataSize;
     const end = at + Math.ceil((BitmapEntry.size + entry.extraDataSize + entry.nameSize) / 8) * 8;
     if (end > directory.length) throw broken();
-    const name = new TextDecoder().decode(bytes.subarray(nameAt, nameAt + entry.nameSize));
+    const name = cString(bytes.subarray(nameAt, nameAt + entry.nameSize));
+    if (enough) throw countError('More', file);
     if (end > bytes.byteLength) throw unfit(name);
     checkEntry(entry, name, geometry);
     const flags: string[] = [];
@@ -115,12 +117,13 @@ export async function readBitmaps(
     });
     at = end;
   }
-  if (bitmaps.length !== directory.count) {
-    const what = `More bitmaps found than specified in header extension`;
-    const fewer = `Less bitmaps found than specified in header extension`;
-    throw new ImageError('corrupt', bitmaps.length > directory.count ? what : fewer, { path: file.filename });
-  }
+  if (bitmaps.length < directory.count) throw countError('Less', file);
   return bitmaps;
+}
+
+function countError(which: 'More' | 'Less', file: Storage): ImageError {
+  const what = `${which} bitmaps found than specified in header extension`;
+  return new ImageError('corrupt', what, { path: file.filename });
 }
 
 function unfit(name: string): ImageError {

@@ -15,7 +15,9 @@ import {
   loadTable,
   MAX_REFCOUNT_ORDER,
   MAX_REFCOUNT_TABLE_BYTES,
+  SnapshotEntry,
   tableBytes,
+  validPlace,
 } from './layout.js';
 
 /** Region of the file that the header or an extension names, in bytes. */
@@ -34,6 +36,8 @@ export interface CheckHeader {
   readonly refcountTable: Region;
   readonly snapshotCount: number;
   readonly snapshotsOffset: number;
+  /** The snapshot table is where one can be. */
+  readonly snapshotsPlaced: boolean;
   readonly crypto?: Region;
   readonly bitmaps?: { readonly count: number; readonly directory: Region };
 }
@@ -75,6 +79,11 @@ export async function readCheckHeader(file: Storage): Promise<CheckHeader> {
     refcountTable: { at: Number(header.refcountTableOffset), length: tableLength },
     snapshotCount: header.snapshotCount,
     snapshotsOffset: Number(header.snapshotsOffset),
+    snapshotsPlaced: validPlace(
+      header.snapshotsOffset,
+      header.snapshotCount * SnapshotEntry.size,
+      2 ** clusterBits,
+    ),
     ...(crypto !== undefined && crypto.length >= CryptoHeaderExtension.size && header.cryptMethod !== 0
       ? { crypto: region(CryptoHeaderExtension.decode(crypto)) }
       : {}),

@@ -5,6 +5,7 @@ import type { TableCounter } from './check-tables.js';
 import { cString } from './header.js';
 import {
   headerOffset,
+  MAX_FILE_BYTES,
   MAX_L1_BYTES,
   MAX_SNAPSHOT_EXTRA_BYTES,
   MAX_SNAPSHOT_TABLE_BYTES,
@@ -44,6 +45,13 @@ export interface SnapshotTable {
 export async function readSnapshotTable(state: CheckState): Promise<SnapshotTable> {
   const { header, context, result } = state;
   const repair = context.repair.errors;
+  if (!header.snapshotsPlaced) {
+    context.report('qemu-img: ERROR snapshot table offset invalid');
+    throw new ImageError('corrupt', 'Check failed: Invalid argument', {
+      errno: 'EINVAL',
+      operation: 'check',
+    });
+  }
   let count = header.snapshotCount;
   let repairs = 0;
   let discarded = 0;
@@ -176,7 +184,17 @@ export async function countSnapshots(
       );
       result.corruptions += 1;
     } else {
-      await counter.countL1({ at: l1At, length: l1Entries * 8 }, false);
+      const region = { at: l1At, length: l1Entries * 8 };
+      if (region.length > 0 && fixed.l1TableOffset + BigInt(region.length) > MAX_FILE_BYTES) {
+        // Nothing may be taken for a leak only because it cannot be read what refers to it.
+        counter.count(region.at, region.length, fixed.l1TableOffset.toString(16));
+        context.report('ERROR: I/O error in check_refcounts_l1');
+        throw new ImageError('corrupt', 'Check failed: Input/output error', {
+          errno: 'EIO',
+          operation: 'check',
+        });
+      }
+      await counter.countL1(region, false);
     }
   }
   counter.count(table.at, table.length);

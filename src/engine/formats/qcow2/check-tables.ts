@@ -293,7 +293,7 @@ export class TableCounter {
     if (!g.externalData) {
       this.count(at, g.clusterSize);
       if ((this.#disk.saturated(Math.floor(position)) === 1) !== isCopied(l2, word)) run.suspect = true;
-    }
+    } else if (!isCopied(l2, word)) run.suspect = true;
     return false;
   }
 
@@ -337,7 +337,6 @@ export class TableCounter {
             await file.write(region.at + index * 8, storeTable(l1, index * 2, index * 2 + 2));
           }
         }
-        if (externalData) continue;
         const l2 = piece.words.subarray((at - piece.at) / 4, (at - piece.at + clusterSize) / 4);
         let changed: [number, number] | undefined;
         for (let word = 0; word < l2.length; word += l2Words) {
@@ -345,9 +344,10 @@ export class TableCounter {
           const kind = clusterKind(l2, word, this.#g);
           if (kind !== Kind.normal && kind !== Kind.zeroAlloc) continue;
           const position = offsetAt(l2, word) / clusterSize;
-          const recorded = this.#disk.saturated(Math.floor(position));
+          // Clusters of a data file have no counts, and are always the guest's own.
+          const recorded = externalData ? 1 : this.#disk.saturated(Math.floor(position));
           if (recorded === undefined || (recorded === 1) === isCopied(l2, word)) continue;
-          const exact = await this.#disk.exact(Math.floor(position));
+          const exact = externalData ? 1n : await this.#disk.exact(Math.floor(position));
           told(`data cluster: l2_entry=${entryHex(l2[word]!, l2[word + 1]!)} refcount=${exact}`);
           if (!repair) continue;
           setCopied(l2, word, exact === 1n);

@@ -165,9 +165,9 @@ function parseExtensions(head: Uint8Array, start: number, end: number): Extensio
 
 function checkCompression(incompatible: bigint, type: number): void {
   const bit = (incompatible & Incompatible.compression) !== 0n;
+  if (type > 1) throw new ImageError('unsupported', `qcow2: unknown compression type: ${type}`);
   if (type === 0 && bit) throw bad('qcow2: Compression type incompatible feature bit must not be set');
   if (type !== 0 && !bit) throw bad('qcow2: Compression type incompatible feature bit must be set');
-  if (type > 1) throw new ImageError('unsupported', `qcow2: unknown compression type: ${type}`);
 }
 
 /** The names that the image itself gives for its unknown features; the bits in hexadecimal where it gives none. */

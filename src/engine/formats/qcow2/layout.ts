@@ -182,7 +182,8 @@ export const BitmapFlag = {
   /** May be used though its extra data is not understood. */
   extraDataCompatible: 1 << 2,
 } as const;
-export const KNOWN_BITMAP_FLAGS = 0x7;
+/** `extraDataCompatible` is no use to who refuses extra data, and is refused with it, as QEMU does. */
+export const KNOWN_BITMAP_FLAGS = BitmapFlag.inUse | BitmapFlag.auto;
 export const BITMAP_TYPE_DIRTY = 1;
 
 export const CryptoHeaderExtension = struct('big', { offset: u64, length: u64 });
@@ -273,6 +274,14 @@ export function geometry(of: {
     packedShift: 62 - (clusterBits - 8) - 32,
     packedSectorMask: 2 ** (clusterBits - 8) - 1,
   };
+}
+
+/** Where a file can have bytes at most. */
+export const MAX_FILE_BYTES = 2n ** 63n - 1n;
+
+/** A table's place in the file: aligned, and its end not beyond what a file can be. */
+export function validPlace(at: bigint, bytes: number, clusterSize: number): boolean {
+  return at % BigInt(clusterSize) === 0n && at + BigInt(bytes) <= MAX_FILE_BYTES;
 }
 
 // ------------------------------------------------------------------------------------------------------ whole tables

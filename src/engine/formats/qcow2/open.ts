@@ -21,6 +21,7 @@ import {
   geometry,
   KNOWN_AUTOCLEAR,
   loadTable,
+  MAX_FILE_BYTES,
   MAX_L1_BYTES,
   MAX_REFCOUNT_ORDER,
   MAX_REFCOUNT_TABLE_BYTES,
@@ -29,6 +30,7 @@ import {
   MIN_CLUSTER_BITS,
   SnapshotEntry,
   tableBytes,
+  validPlace,
 } from './layout.js';
 import { Qcow2Node } from './node.js';
 import { Refcounts } from './refcounts.js';
@@ -37,7 +39,6 @@ import { readSnapshots, type SnapshotTable } from './snapshots.js';
 
 /** QEMU counts sectors and L1 entries in ints. */
 const INT_MAX = 0x7fff_ffff;
-const INT64_MAX = 2n ** 63n - 1n;
 
 function bad(message: string): ImageError {
   return new ImageError('corrupt', message);
@@ -60,11 +61,6 @@ export function headerGeometry(header: Header): Geometry {
   });
 }
 
-/** A table's place in the file: aligned, and its end not beyond what a file can be. */
-function validPlace(at: bigint, bytes: number, clusterSize: number): boolean {
-  return at % BigInt(clusterSize) === 0n && at + BigInt(bytes) <= INT64_MAX;
-}
-
 function checkTables(header: Header, g: Geometry, forCheck: boolean): void {
   const { clusterSize } = g;
   const tableBytesWanted = header.refcountTableClusters * clusterSize;
@@ -76,14 +72,15 @@ function checkTables(header: Header, g: Geometry, forCheck: boolean): void {
   }
   // The checker says itself what is too much, and can take it away.
   if (header.snapshotCount > MAX_SNAPSHOTS && !forCheck) throw bad('Snapshot table too large');
-  if (!validPlace(header.snapshotsOffset, header.snapshotCount * SnapshotEntry.size, clusterSize)) {
+  const snapshotBytes = header.snapshotCount * SnapshotEntry.size;
+  if (!validPlace(header.snapshotsOffset, snapshotBytes, clusterSize) && !forCheck) {
     throw bad('Snapshot table offset invalid');
   }
   if (header.l1Size * 8 > MAX_L1_BYTES) throw bad('Active L1 table too large');
   if (!validPlace(header.l1TableOffset, header.l1Size * 8, clusterSize))
     throw bad('Active L1 table offset invalid');
   const needed = (header.size + BigInt(g.l2Span) - 1n) / BigInt(g.l2Span);
-  if (header.size > INT64_MAX) throw bad('Could not refresh total sector count: File too large');
+  if (header.size > MAX_FILE_BYTES) throw bad('Could not refresh total sector count: File too large');
   if (needed > BigInt(INT_MAX)) throw bad('Image is too big');
   if (BigInt(header.l1Size) < needed) throw bad('L1 table is too small');
   if (header.size > BigInt(Number.MAX_SAFE_INTEGER)) throw new ImageError('limit', 'Image is too big');

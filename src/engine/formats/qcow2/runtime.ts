@@ -152,7 +152,7 @@ function chosenStructures(options: OptionValues): ReadonlySet<Structure> {
 
 function checkEncryptFormat(wanted: string | undefined, header: Header): void {
   if (header.cryptMethod > CryptMethod.luks) {
-    throw new ImageError('unsupported', `Unsupported encryption method ${header.cryptMethod}`);
+    throw new ImageError('unsupported', `Unsupported encryption method ${header.cryptMethod | 0}`);
   }
   if (wanted === undefined) return;
   if (header.cryptMethod === CryptMethod.none) {

@@ -9,10 +9,9 @@
  */
 import { ImageError } from '../../error.js';
 import type { SnapshotEditor, SnapshotInfo } from '../../node/driver.js';
-import { hex, type L2Table } from './image.js';
+import { hex, type Image, type L2Table } from './image.js';
 import {
   clusterKind,
-  type Geometry,
   headerOffset,
   isCopied,
   Kind,
@@ -74,7 +73,8 @@ async function tableAt({ image }: WriteParts, at: number, index: number): Promis
 }
 
 /** Host bytes that the entries of an L2 table refer to, as pairs of offset and length; runs of clusters are merged. */
-function references(words: Uint32Array, g: Geometry): number[] {
+function references({ image }: WriteParts, { at: l2At, table: words }: L2Table): number[] {
+  const g = image.geometry;
   const found: number[] = [];
   const { clusterSize, l2Words } = g;
   for (let word = 0; word < words.length; word += l2Words) {
@@ -86,7 +86,7 @@ function references(words: Uint32Array, g: Geometry): number[] {
       const end = Math.ceil((at + packedLength(words, word, g)) / clusterSize) * clusterSize;
       found.push(first, end - first);
     } else if (kind === Kind.normal || kind === Kind.zeroAlloc) {
-      const at = offsetAt(words, word);
+      const at = alignedOffset(image, l2At, words, word);
       const last = found.length - 2;
       if (last >= 0 && found[last]! + found[last + 1]! === at) found[last + 1]! += clusterSize;
       else found.push(at, clusterSize);
@@ -102,15 +102,39 @@ async function* reached(parts: WriteParts, l1: Uint32Array): AsyncGenerator<read
     const at = l1Offset(l1, index);
     if (at === 0) continue;
     const table = await tableAt(parts, at, index);
-    const found = references(table.table, geometry);
-    for (let i = 0; i < found.length; i += 2) checkAligned(parts, found[i]!, index);
-    yield [...found, at, geometry.clusterSize];
+    yield [...references(parts, table), at, geometry.clusterSize];
   }
 }
 
-function checkAligned({ image }: WriteParts, at: number, index: number): void {
-  if (at % image.geometry.clusterSize === 0 && Number.isSafeInteger(at)) return;
-  throw image.corrupt(`Cluster allocation offset ${hex(at)} unaligned (L1 index: ${hex(index)})`);
+/** The host offset of an entry of the L2 table at `l2At`. */
+function alignedOffset(image: Image, l2At: number, words: Uint32Array, word: number): number {
+  const { clusterSize, l2Words } = image.geometry;
+  const at = offsetAt(words, word);
+  if (at % clusterSize === 0 && Number.isSafeInteger(at)) return at;
+  const where = `(L2 offset: ${hex(l2At)}, L2 index: ${hex(word / l2Words)})`;
+  throw image.corrupt(`Cluster allocation offset ${hex(at)} unaligned ${where}`);
+}
+
+/** Throws where something that an L1 table leads to counts as free: one use less of it cannot be. Changes nothing. */
+async function checkCounted(parts: WriteParts, l1: Uint32Array): Promise<void> {
+  const { refcounts, image } = parts;
+  const { clusterSize } = image.geometry;
+  for await (const runs of reached(parts, l1)) {
+    for (let i = 0; i < runs.length; i += 2) {
+      const end = (runs[i]! + runs[i + 1]!) / clusterSize;
+      for (let cluster = runs[i]! / clusterSize; cluster < end; ) {
+        const value = refcounts.count(cluster);
+        if (value instanceof Promise) {
+          await value;
+          continue;
+        }
+        if (value === 0) {
+          throw new ImageError('corrupt', 'Invalid argument', { errno: 'EINVAL', path: image.file.filename });
+        }
+        cluster++;
+      }
+    }
+  }
 }
 
 /** One more use of all that an L1 table leads to. Where that fails, what was added is taken off again. */
@@ -195,7 +219,7 @@ async function setAllCopied(parts: WriteParts): Promise<void> {
       if ((words[word]! | words[word + 1]!) === 0) continue;
       const kind = clusterKind(words, word, geometry);
       if (kind !== Kind.normal && kind !== Kind.zeroAlloc) continue;
-      const cluster = Math.floor(offsetAt(words, word) / clusterSize);
+      const cluster = alignedOffset(image, at, words, word) / clusterSize;
       let count = refcounts.count(cluster);
       if (count instanceof Promise) count = await countOf(count, cluster);
       if ((count === 1) === isCopied(words, word)) continue;
@@ -280,7 +304,7 @@ async function create(
   await image.writeback.run();
   await image.markDirty(true);
   await clearAllCopied(parts);
-  if (place !== undefined) await file.write(place.at, storeTable(image.l1));
+  if (place !== undefined) await file.write(place.at, storeTable(withoutFlags(image.l1)));
   try {
     await raiseAll(parts, image.l1);
   } catch (error) {
@@ -311,11 +335,12 @@ async function apply(parts: WriteParts, list: SnapshotList, snapshot: Snapshot):
   const { image, refcounts, tables } = parts;
   const { geometry, file, header } = image;
   const saved = await readSnapshotL1(image, snapshot);
+  await checkCounted(parts, image.l1);
   const size = snapshot.info.diskSize;
   const entries = Math.max(header.l1Size, snapshot.l1Size, Math.ceil(size / geometry.l2Span));
   if (entries * 8 > MAX_L1_BYTES) throw new ImageError('limit', 'File too large', { errno: 'EFBIG' });
   const l1 = new Uint32Array(entries * 2);
-  for (let index = 0; index < saved.length / 2; index++) setL1(l1, index, l1Offset(saved, index), false);
+  l1.set(withoutFlags(saved));
 
   const place =
     entries > 0 ? await refcounts.allocateRun(Math.ceil(l1.byteLength / geometry.clusterSize)) : undefined;
@@ -352,19 +377,29 @@ async function apply(parts: WriteParts, list: SnapshotList, snapshot: Snapshot):
 async function remove(parts: WriteParts, list: SnapshotList, snapshot: Snapshot): Promise<void> {
   const { image } = parts;
   const l1 = await readSnapshotL1(image, snapshot);
+  const freeing = 'Failed to free the cluster and L1 table: ';
+  await saying(freeing, checkCounted(parts, l1));
   await image.writeback.run();
   await image.markDirty(true);
-  await switchTable(
-    parts,
-    list,
-    list.get().filter((each) => each !== snapshot),
-  );
-  try {
-    await freeAll(parts, l1, Number(snapshot.l1TableOffset));
-  } catch (error) {
-    if (error instanceof ImageError) throw error.prefixed('Failed to free the cluster and L1 table: ');
-    throw error;
-  }
-  await setAllCopied(parts);
+  const left = list.get().filter((each) => each !== snapshot);
+  await saying('Failed to remove snapshot from snapshot list: ', switchTable(parts, list, left));
+  await saying(freeing, freeAll(parts, l1, Number(snapshot.l1TableOffset)));
+  await saying('Failed to update snapshot status in disk: ', setAllCopied(parts));
   await image.markDirty(false);
+}
+
+/** An L1 table with its offsets alone: nothing in it is the guest's own, and reserved bits do not spread. */
+function withoutFlags(l1: Uint32Array): Uint32Array {
+  const copy = new Uint32Array(l1.length);
+  for (let index = 0; index < l1.length / 2; index++) setL1(copy, index, l1Offset(l1, index), false);
+  return copy;
+}
+
+/** An error of `work` says what failed. */
+async function saying(what: string, work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    throw error instanceof ImageError ? error.prefixed(what) : error;
+  }
 }

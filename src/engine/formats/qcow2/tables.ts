@@ -1,7 +1,7 @@
 /** The active L1 table and its L2 tables for writing: made, copied where they are shared, and linked. */
 import { ImageError } from '../../error.js';
 import { hex, type Image, type L2Table } from './image.js';
-import { l1Copied, l1Offset, setCopied, setL1, storeTable } from './layout.js';
+import { l1Copied, l1Offset, setL1, storeTable } from './layout.js';
 import type { Refcounts } from './refcounts.js';
 
 /** Entries of the L1 table in one sector: the unit in which it is written. */
@@ -92,7 +92,8 @@ export class Tables {
   setL1Copied(index: number, copied: boolean): void {
     const { l1 } = this.#image;
     if (l1Copied(l1, index) === copied) return;
-    setCopied(l1, index * 2, copied);
+    // Reserved bits that damage has set go with it.
+    setL1(l1, index, l1Offset(l1, index), copied);
     this.#dirtyL1.add(Math.floor((index * 2) / L1_SECTOR_WORDS));
   }
 
