@@ -35,10 +35,22 @@ const MEANT: readonly Meant[] = [
     theirs: /Can't update bitmap directory/,
   },
   {
-    why: 'the reason for which there is no place is told by another name',
-    line: /: snapshot -c/,
-    ours: /Could not create snapshot '.*': Invalid argument/,
-    theirs: /Could not create snapshot '.*': (?:File too large|Resource temporarily unavailable)/,
+    why: 'counts are looked at before anything is changed, so that the error is another one',
+    line: /: snapshot -[acd]/,
+    ours: /^exit 1\n.*: Invalid argument$/m,
+    theirs: /^exit 1\n(?:.*\n)?.*: (?:File too large|Resource temporarily unavailable|Input\/output error)$/m,
+  },
+  {
+    why: "damage that lies behind a difference is met sooner, and said; the outcome is the reference's",
+    line: /: compare/,
+    ours: /^exit 1\nContent mismatch/,
+    theirs: /^exit 1\nContent mismatch/,
+  },
+  {
+    why: 'the reference fails to put new refcounts where the old ones were; ours puts them elsewhere',
+    line: /: check -r all/,
+    ours: /Double checking the fixed image now\.\.\.\nNo errors were found/,
+    theirs: /Rebuilding refcount structure\n(?:.*\n)*qemu-img: Check failed/,
   },
   {
     why: 'the reference aborts',
@@ -75,7 +87,7 @@ export function withoutClosing(text: string): string {
       .replace(/^qcow2_free_clusters failed: .*\n/gm, '')
       .replace(/^(?:qcow2: Marking image as corrupt: .*\n)?qemu-img: Lost persistent bitmaps .*\n/gm, '')
       // A warning's second line has no end there.
-      .replace(/to fix\.(?=.)/g, 'to fix.\n')
+      .replace(/to fix\.\n?/g, 'to fix.\n')
       .replace(/^qemu-img: Failed to flush the (?:refcount block|L2 table) cache: .*\n/gm, '')
   );
 }

@@ -92,12 +92,15 @@ describeInterop('damaged qcow2 images', () => {
       const title = `${kind}, ${what}: ${line}`;
       const [a, b] = [attempt(ours, line), attempt(theirs, line)];
       if (!isMeant(title, a.said, b.said)) expect(a.text, title).toBe(b.text);
-      if (a.out !== undefined && b.out !== undefined)
+      // A snapshot has the size it had; the reference gives it that of the guest today.
+      const itsOwnSize = line.includes('snapshot.name') && /size: /.test(what);
+      if (a.out !== undefined && b.out !== undefined && !itsOwnSize)
         expect(same(a.out, b.out), `${title}: content`).toBe(true);
       if (!a.changed) return;
-      const [left, right] = [found(a.place), found(b.place)];
-      if (right.errors === undefined || (a.status !== 0 && b.status === 0) || found(sound).fallow) return;
-      expect(left.errors, `${title}: errors after`).toBeLessThanOrEqual(right.errors);
+      const [before, left, right] = [found(sound), found(a.place), found(b.place)];
+      if (right.errors === undefined || (a.status !== 0 && b.status === 0) || before.fallow) return;
+      const most = Math.max(right.errors, before.errors ?? 0);
+      expect(left.errors, `${title}: errors after`).toBeLessThanOrEqual(most);
     });
   }
 });

@@ -36,6 +36,8 @@ export interface Plan {
   /** Everything before this guest offset was given out or needs no reading. */
   readonly at: number;
   next(): MaybePromise<Step>;
+  /** The chunk that was being put together when `next` failed. */
+  flush(): Step | undefined;
 }
 
 /** A run that was asked for and is not used up. */
@@ -118,7 +120,7 @@ class PairPlan implements Plan {
       const step = this.#take();
       if (step !== undefined) return step;
     }
-    return this.#flush() ?? { idle: true };
+    return this.flush() ?? { idle: true };
   }
 
   #resume(side: 'a' | 'b', known: Known): MaybePromise<Step> {
@@ -151,20 +153,20 @@ class PairPlan implements Plan {
     const zeroB = b === undefined || isZeroRun(b);
     if ((zeroA && zeroB) || (a !== undefined && b !== undefined && sameBytes(at, a, b))) {
       this.at = until;
-      return this.#flush();
+      return this.flush();
     }
     const sides = zeroA ? 'b' : zeroB ? 'a' : 'both';
     const open = this.#open;
-    if (open !== undefined && (open.sides !== sides || open.length % SECTOR !== 0)) return this.#flush();
+    if (open !== undefined && (open.sides !== sides || open.length % SECTOR !== 0)) return this.flush();
     const started = open ?? { at, length: 0, sides };
     const length = Math.min(until - at, CHUNK - started.length);
     started.length += length;
     this.#open = started;
     this.at += length;
-    return started.length === CHUNK ? this.#flush() : undefined;
+    return started.length === CHUNK ? this.flush() : undefined;
   }
 
-  #flush(): Step | undefined {
+  flush(): Step | undefined {
     const chunk = this.#open;
     this.#open = undefined;
     return chunk && { chunk };
@@ -172,7 +174,7 @@ class PairPlan implements Plan {
 
   #finish(result: ImageCompareResult | undefined): Step {
     if (result !== undefined) this.#ending = result;
-    return this.#flush() ?? { end: this.#ending };
+    return this.flush() ?? { end: this.#ending };
   }
 
   #ask(side: Side): MaybePromise<Known> {

@@ -3,7 +3,7 @@ import type { ImageCompareParams, ImageCompareResult } from '../../protocol/comm
 import { errnoText, ImageError } from '../error.js';
 import { all, type ImageNode } from '../node/image.js';
 import { displayName, openImage } from '../node/open.js';
-import { type Chunk, type Plan, planOf, type Side } from './compare-plan.js';
+import { type Chunk, type Plan, planOf, type Side, type Step } from './compare-plan.js';
 import type { OperationContext } from './context.js';
 import { isZero } from './zeros.js';
 
@@ -120,16 +120,27 @@ class Comparison {
     }[] = [];
     try {
       for (;;) {
-        const planned = plan.next();
-        const step = planned instanceof Promise ? await planned : planned;
-        const chunk = step.chunk;
+        let step: Step;
+        let failure: { readonly error: unknown } | undefined;
+        try {
+          const planned = plan.next();
+          step = planned instanceof Promise ? await planned : planned;
+        } catch (error) {
+          // A difference that lies before it comes first.
+          failure = { error };
+          step = plan.flush() ?? {};
+        }
+        const { chunk } = step;
         if (chunk !== undefined) {
           const waits = this.#context.pace(chunk.sides === 'both' ? chunk.length * 2 : chunk.length);
           if (waits !== undefined) await waits;
           const slot = this.#slot(chunk.length, plan.chunkSize);
           flying.push({ chunk, slot, work: settled(differs(chunk, slot, this.#a, this.#b)) });
         }
-        while (flying.length > 0 && (chunk === undefined || flying.length >= IN_FLIGHT)) {
+        while (
+          flying.length > 0 &&
+          (failure !== undefined || chunk === undefined || flying.length >= IN_FLIGHT)
+        ) {
           const first = flying[0]!;
           const at = await first.work;
           flying.shift();
@@ -144,6 +155,7 @@ class Comparison {
           this.#free.push(first.slot);
           this.report(first.chunk.at + first.chunk.length);
         }
+        if (failure !== undefined) throw failure.error;
         if (chunk === undefined) {
           this.report(plan.at);
           if (step.idle === true) continue;

@@ -48,7 +48,11 @@ export async function snapshotView(image: ImageNode, wanted: string): Promise<Im
   if (found === undefined) {
     throw new ImageError('not-found', `Failed to load snapshot: Can't find snapshot`);
   }
-  return image.withFormat(await snapshots.view(found));
+  try {
+    return image.withFormat(await snapshots.view(found));
+  } catch (error) {
+    throw error instanceof ImageError ? error.prefixed('Failed to load snapshot: ') : error;
+  }
 }
 
 export async function convert(

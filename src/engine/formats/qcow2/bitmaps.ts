@@ -70,6 +70,7 @@ export function bitmapDirectory(
   if (directoryOffset % BigInt(geometry.clusterSize) !== 0n || directoryOffset > limit) {
     throw bad('bitmaps_ext: invalid bitmap directory offset');
   }
+  if (directorySize === 0n) throw bad('Requested bitmap directory size is zero');
   if (directorySize > BigInt(MAX_BITMAP_DIRECTORY_BYTES)) {
     throw bad(
       `bitmaps_ext: bitmap directory size (${directorySize}) exceeds the maximum supported size (${MAX_BITMAP_DIRECTORY_BYTES})`,
@@ -94,9 +95,14 @@ export async function readBitmaps(
     const enough = bitmaps.length === directory.count;
     if (at + BitmapEntry.size > bytes.byteLength) throw enough ? countError('More', file) : unfit('');
     const entry = BitmapEntry.decode(bytes, at);
-    const nameAt = at + BitmapEntry.size + entry.extraDataSize;
-    const end = at + Math.ceil((BitmapEntry.size + entry.extraDataSize + entry.nameSize) / 8) * 8;
+    const nameAt = at + BitmapEntry.size;
+    // Of 32 bits, as in the reference; where it wraps there is extra data.
+    const length = (BitmapEntry.size + entry.extraDataSize + entry.nameSize) >>> 0;
+    const end = at + Math.ceil(length / 8) * 8;
     if (end > directory.length) throw broken();
+    if (entry.extraDataSize !== 0) {
+      throw new ImageError('corrupt', 'Bitmap extra data is not supported', { path: file.filename });
+    }
     const name = cString(bytes.subarray(nameAt, nameAt + entry.nameSize));
     if (enough) throw countError('More', file);
     if (end > bytes.byteLength) throw unfit(name);
@@ -181,7 +187,6 @@ function checkEntry(
     entry.granularityBits < MIN_BITMAP_GRANULARITY_BITS ||
     entry.granularityBits > MAX_BITMAP_GRANULARITY_BITS ||
     (entry.flags & ~KNOWN_BITMAP_FLAGS) !== 0 ||
-    entry.extraDataSize !== 0 ||
     entry.type !== BITMAP_TYPE_DIRTY;
   if (bad) throw unfit(name);
 }

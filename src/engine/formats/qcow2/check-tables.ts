@@ -230,6 +230,7 @@ export class TableCounter {
       result.corruptions += 1;
     };
     const entry = (): string => entryHex(l2[word]!, l2[word + 1]!);
+    const uncopied = (): string => entryHex(l2[word]! & 0x7fff_ffff, l2[word + 1]!);
     const kind = clusterKind(l2, word, g);
     const masks = g.extendedL2 && (l2[word + 2] !== 0 || l2[word + 3] !== 0);
     if (kind === Kind.compressed) {
@@ -240,7 +241,7 @@ export class TableCounter {
         corrupt(`ERROR: coffset=0x${exact}: copied flag must never be set for compressed clusters`);
       }
       if (g.externalData) {
-        corrupt(`ERROR compressed cluster ${number} with data file, entry=0x${entry()}`);
+        corrupt(`ERROR compressed cluster ${number} with data file, entry=0x${uncopied()}`);
       } else if (masks) {
         corrupt(
           `ERROR compressed cluster ${number} with non-zero subcluster allocation bitmap, entry=0x${entry()}`,

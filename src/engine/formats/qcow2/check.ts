@@ -98,6 +98,7 @@ async function checkAndRepair(first: CheckState): Promise<void> {
   const { repair } = context;
   const repairing = repair.leaks || repair.errors;
   const snapshots = await readSnapshotTable(state);
+  const inSnapshotTable = result.corruptions;
   if (repairing) await guard.load(file, state.header, snapshots);
   let pass = await countAll(state, snapshots, repair.errors);
   statistics(state, pass);
@@ -151,7 +152,7 @@ async function checkAndRepair(first: CheckState): Promise<void> {
   }
   if (corrected) await file.flush();
 
-  const sound = result.checkErrors === 0 && result.corruptions === 0 && result.leaks === 0;
+  const sound = result.checkErrors === 0 && result.corruptions === inSnapshotTable && result.leaks === 0;
   await pass.counter.checkCopied(state.header.l1, repair.errors || (repair.leaks && sound), corrected);
   result.imageEndOffset = (comparison.highest + 1) * state.header.geometry.clusterSize;
 

@@ -106,7 +106,7 @@ export class Mapping {
         const whole = clusterKind(words, word, geometry);
         if (whole === Kind.compressed) {
           if (kind !== undefined) return this.#extent(kind, position - at, host);
-          return this.#compressed(words, word, { at: position, length: end - position }, clusterStart);
+          return this.#compressed(table, word, { at: position, length: end - position }, clusterStart);
         }
         const sub = geometry.extendedL2 ? Math.floor((position - clusterStart) / geometry.subclusterSize) : 0;
         const stored = geometry.extendedL2 ? subclusterKind(words, word, whole, sub) : whole;
@@ -181,9 +181,13 @@ export class Mapping {
     }
   }
 
-  #compressed(words: Uint32Array, word: number, range: Range, clusterStart: number): Extent {
+  #compressed({ at: l2At, table: words }: L2Table, word: number, range: Range, clusterStart: number): Extent {
     const { geometry } = this.#image;
     const { clusterSize } = geometry;
+    if (geometry.externalData) {
+      const where = `(L2 offset: ${hex(l2At)}, L2 index: ${hex(word / geometry.l2Words)})`;
+      throw this.#image.corrupt(`Compressed cluster entry found in image with external data file ${where}`);
+    }
     const at = packedOffset(words, word, geometry);
     const stored = packedLength(words, word, geometry);
     const offset = range.at - clusterStart;

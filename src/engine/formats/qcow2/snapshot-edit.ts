@@ -115,7 +115,10 @@ function alignedOffset(image: Image, l2At: number, words: Uint32Array, word: num
   throw image.corrupt(`Cluster allocation offset ${hex(at)} unaligned ${where}`);
 }
 
-/** Throws where something that an L1 table leads to counts as free: one use less of it cannot be. Changes nothing. */
+/**
+ * Throws where something that an L1 table leads to counts as free: neither one use more of it can be nor one less. Changes
+ * nothing.
+ */
 async function checkCounted(parts: WriteParts, l1: Uint32Array): Promise<void> {
   const { refcounts, image } = parts;
   const { clusterSize } = image.geometry;
@@ -297,6 +300,7 @@ async function create(
   const id = String(ids.reduce((most, each) => Math.max(most, each), 0) + 1);
   const info: SnapshotInfo = { ...given, name: cutName(given.name), id, diskSize: image.size };
   const l1Bytes = image.header.l1Size * 8;
+  await checkCounted(parts, image.l1);
 
   // Where the rest fails, this place is a leak, as any allocation before a failure.
   const place =
