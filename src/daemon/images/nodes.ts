@@ -6,6 +6,7 @@ import { ImageNode, type NodeName } from '../../engine/node/image.js';
 import type { NodeScope } from '../../engine/node/node-scope.js';
 import { openTree } from '../../engine/node/open.js';
 import type { OpenOptions } from '../../engine/node/open-storage.js';
+import type { Rehearsal } from '../../engine/node/rehearsal.js';
 import type { OperationContext } from '../../engine/operations/context.js';
 import { ALL_PERMISSIONS, permissionsFor } from '../../engine/storage/permissions.js';
 import type { Storage } from '../../engine/storage/storage.js';
@@ -13,6 +14,7 @@ import type { BlockDeviceInfo, BlockPermission } from '../../protocol/commands/b
 import { describe } from './describe.js';
 import { Graph, type HeldNode, type JobUser } from './graph.js';
 import { checkOptions, flat, type Tree } from './options.js';
+import { rehearsedView } from './rehearse.js';
 import { Reopener } from './reopen.js';
 import { permissionSet } from './users.js';
 
@@ -250,13 +252,21 @@ export class HeldNodes {
       shares: alone ? 0 : permissions.shares,
     });
     const image = node.layer?.image;
-    if (image === undefined) return await this.#overFile(node, handle.remove);
+    const { rehearsal } = writable ? options : {};
+    if (image === undefined) return await this.#overFile(node, handle.remove, rehearsal);
     try {
       // What a check, or another way to look at the file, is to find there.
-      if (image.writable && (mode === 'exclusive' || forCheck)) await image.flush();
+      if (image.writable && (mode === 'exclusive' || forCheck || rehearsal !== undefined)) await image.flush();
     } catch (error) {
       handle.remove();
       throw error;
+    }
+    if (rehearsal !== undefined) {
+      const release = async () => {
+        handle.remove();
+        await this.#graph.drop(node);
+      };
+      return await rehearsedView(node.layer!, release, rehearsal);
     }
     const recorded = image.format.backing?.filename;
     const view = image.view({
@@ -277,7 +287,7 @@ export class HeldNodes {
   }
 
   /** A file node as an image of its own. */
-  #overFile(node: HeldNode, remove: () => void): Promise<ImageNode> {
+  #overFile(node: HeldNode, remove: () => void, rehearsal?: Rehearsal): Promise<ImageNode> {
     const { storage, path, name } = this.#graph.storageEdge(node, 'root', undefined);
     const close = storage.close.bind(storage);
     storage.close = async () => {
@@ -285,7 +295,7 @@ export class HeldNodes {
       remove();
       await close();
     };
-    return overRaw(storage, storage.writable, path, name);
+    return overRaw(rehearsal?.over(storage, path) ?? storage, storage.writable, path, name);
   }
 
   /** After a job that may have changed anything: what is in memory becomes what is on the disk. */

@@ -1,6 +1,8 @@
 /** What the names of nodes mean to whoever opens images: the daemon's held images, or nothing. */
 
 import type { Permissions } from '../storage/permissions.js';
+import type { Storage } from '../storage/storage.js';
+import type { FormatNode } from './driver.js';
 import type { FlatOptions } from './flat-options.js';
 import type { ImageNode } from './image.js';
 import type { OpenOptions } from './open-storage.js';
@@ -38,6 +40,8 @@ export interface LayerParts {
   lockFile(permissions: Permissions): void;
   /** Opens the format anew on the file that is there; what it had open is closed. */
   reload(change: LayerReload): Promise<void>;
+  /** The format on another storage of the same bytes, for writing, beside the one that is held. */
+  rehearse(file: Storage): Promise<FormatNode>;
 }
 
 export interface LayerReload {

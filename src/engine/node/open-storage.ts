@@ -19,6 +19,7 @@ import type { FileReopen, GraphNode, NodeSettings } from './node-scope.js';
 import { NodeStorage } from './node-storage.js';
 import type { OpenedFile } from './opened-file.js';
 import type { OptionDeclaration } from './option-table.js';
+import type { Rehearsal } from './rehearsal.js';
 
 /** Filters one inside the other in a filename. */
 const MAX_NAMED = 16;
@@ -45,6 +46,8 @@ export interface OpenOptions {
   readonly guestOnly?: boolean;
   /** Zeros give host space back, also where the options say nothing about `discard`. */
   readonly unmap?: boolean;
+  /** Whatever is opened for writing keeps its changes in memory. */
+  readonly rehearsal?: Rehearsal | undefined;
 }
 
 type FileRole = FileUse['role'];
@@ -235,7 +238,7 @@ export async function namedStorage(
     refuseFromImage(name, session);
     const opened = await nodes.storage(name, { ...use, parent: session.parent });
     session.context.trace?.file(opened.storage);
-    return opened;
+    return use.writable ? (session.options.rehearsal?.opened(opened) ?? opened) : opened;
   }
   throw new ImageError('invalid', `Cannot find device='${name}' nor node-name='${name}'`);
 }
@@ -370,8 +373,9 @@ async function openProtocol(
   });
   const reopen = (locks: Permissions) =>
     reopenFile(storage, { ...options, create: 'no', writable: true, locks });
+  const opened = { storage, path, name: fileName(driver, storage.filename), lockables: [storage], reopen };
   return {
-    opened: { storage, path, name: fileName(driver, storage.filename), lockables: [storage], reopen },
+    opened: session.options.rehearsal?.opened(opened) ?? opened,
     reopen: ({ writable, direct, noFlush, discard }, locks, from) => {
       const cache = noFlush ? 'unsafe' : direct ? 'none' : 'writeback';
       const { discard: _, ...rest } = options;
@@ -450,5 +454,8 @@ export function lock(opened: OpenedFile, role: FileRole, writable: boolean, sess
     metadataOnly,
     stable: stable && session.layers.length === 0,
   });
-  for (const file of files) file.locks!.setPermissions(permissions);
+  for (const file of files) {
+    file.locks!.setPermissions(permissions);
+    if (writable) session.options.rehearsal?.locked(file.locks!, permissions);
+  }
 }

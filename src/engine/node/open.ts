@@ -201,6 +201,7 @@ async function openLayer(
       lockFile: (permissions) => {
         for (const { locks } of opened.lockables) locks?.setPermissions(permissions);
       },
+      rehearse: (on) => openFormat(on, new FlatOptions(again!.entries()), true),
       async reload(change) {
         const { options: wanted = again! } = change;
         const from = new FlatOptions(wanted.entries());

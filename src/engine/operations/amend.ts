@@ -9,6 +9,7 @@ import { ImageError } from '../error.js';
 import { loadDriver } from '../formats/index.js';
 import type { FormatDriver } from '../node/driver.js';
 import { typeOf } from '../node/flat-options.js';
+import type { ImageNode } from '../node/image.js';
 import { openImage } from '../node/open.js';
 import type { OptionDeclaration, OptionValue } from '../node/option-table.js';
 import type { OperationContext } from './context.js';
@@ -16,9 +17,20 @@ import { resizeNode } from './resize.js';
 
 function tableOf(driver: FormatDriver | undefined, name: string): readonly OptionDeclaration[] {
   if (driver?.amendOptions === undefined) {
-    throw new ImageError('unsupported', `Format driver '${name}' does not support option amendment`);
+    throw unsupported(name);
   }
   return driver.amendOptions;
+}
+
+/** The options as the image's format takes them. */
+export function amendments(image: ImageNode, options: ImageAmendParams['options']): Record<string, OptionValue> {
+  const wanted = typed(image.driver, options);
+  if (image.format.amender === undefined) throw unsupported(image.driver.name);
+  return wanted;
+}
+
+function unsupported(format: string): ImageError {
+  return new ImageError('unsupported', `Format driver '${format}' does not support option amendment`);
 }
 
 /** The options typed; those of creation that cannot be amended are told apart from those that do not exist. */
@@ -53,26 +65,31 @@ function fitsCreation(driver: FormatDriver, options: ImageAmendParams['options']
   }
 }
 
+/** The work of amending an open image, durable when it resolves. */
+export async function amendNode(
+  image: ImageNode,
+  options: Readonly<Record<string, OptionValue>>,
+  context: OperationContext,
+): Promise<void> {
+  context.progress({ phase: 'amend', done: 0, total: 1 });
+  await image.format.amender!.amend(options, {
+    signal: context.signal,
+    pace: () => context.pace(0),
+    resize: (size) => resizeNode(image, size),
+    progress: (done, total) => context.progress({ phase: 'amend', done, total }),
+  });
+  await image.flush();
+}
+
 /** Changes what is asked for. What was changed before an error stays. */
 export async function amend(params: ImageAmendParams, context: OperationContext): Promise<ImageAmendResult> {
+  if (params['dry-run'] === true) {
+    const { amendPlan } = await import('./dry-run/change.js');
+    return amendPlan(params, context);
+  }
   const image = await openImage(params.image, { writable: true, resize: true }, context);
   try {
-    const options = typed(image.driver, params.options);
-    const { amender } = image.format;
-    if (amender === undefined) {
-      throw new ImageError(
-        'unsupported',
-        `Format driver '${image.driver.name}' does not support option amendment`,
-      );
-    }
-    context.progress({ phase: 'amend', done: 0, total: 1 });
-    await amender.amend(options, {
-      signal: context.signal,
-      pace: () => context.pace(0),
-      resize: (size) => resizeNode(image, size, { image: params.image, size }),
-      progress: (done, total) => context.progress({ phase: 'amend', done, total }),
-    });
-    await image.flush();
+    await amendNode(image, amendments(image, params.options), context);
   } catch (error) {
     await image.close().catch(() => {});
     throw error;

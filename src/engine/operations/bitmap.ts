@@ -47,6 +47,32 @@ async function perform(
   }
 }
 
+/** Performs the actions in order; gives the list after. */
+export async function performAll(
+  params: ImageBitmapParams,
+  image: ImageNode,
+  other: ImageNode | undefined,
+  context: OperationContext,
+): Promise<ImageBitmapResult['bitmaps']> {
+  const target = image.format.bitmapStore;
+  const source = other === undefined ? target : other.format.bitmapStore;
+  for (const action of params.actions) {
+    await context.pace(0);
+    try {
+      await perform(action, params, target, source);
+    } catch (error) {
+      if (!(error instanceof ImageError) || error.kind === 'cancelled') throw error;
+      throw error.prefixed(`Operation ${action.action} on bitmap ${params.bitmap} failed: `);
+    }
+  }
+  return bitmapsOf(image);
+}
+
+export function bitmapsOf({ format }: ImageNode): ImageBitmapResult['bitmaps'] {
+  const list = format.bitmapStore?.list() ?? [];
+  return list.map(({ name, granularity, flags }) => ({ name, granularity, flags: [...flags] }));
+}
+
 /**
  * Performs the actions in order; those before one that fails stay done.
  *
@@ -56,26 +82,16 @@ export async function bitmap(
   params: ImageBitmapParams,
   context: OperationContext,
 ): Promise<ImageBitmapResult> {
+  if (params['dry-run'] === true) {
+    const { bitmapPlan } = await import('./dry-run/change.js');
+    return bitmapPlan(params, context);
+  }
   const image = await openImage(params.image, { writable: true, noBacking: true }, context);
   let other: ImageNode | undefined;
   let result: ImageBitmapResult;
   try {
     if (params.source !== undefined) other = await openImage(params.source, { noBacking: true }, context);
-    const target = image.format.bitmapStore;
-    const source = other === undefined ? target : other.format.bitmapStore;
-    for (const action of params.actions) {
-      await context.pace(0);
-      try {
-        await perform(action, params, target, source);
-      } catch (error) {
-        if (!(error instanceof ImageError) || error.kind === 'cancelled') throw error;
-        throw error.prefixed(`Operation ${action.action} on bitmap ${params.bitmap} failed: `);
-      }
-    }
-    const list = target?.list() ?? [];
-    result = {
-      bitmaps: list.map(({ name, granularity, flags }) => ({ name, granularity, flags: [...flags] })),
-    };
+    result = { bitmaps: await performAll(params, image, other, context) };
   } catch (error) {
     await other?.close().catch(() => {});
     await image.close().catch(() => {});

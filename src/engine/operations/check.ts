@@ -45,6 +45,29 @@ async function pass(checker: CheckFacet, repair: Repair, context: OperationConte
   }
 }
 
+/** Checks an open image, and once more where something was repaired. */
+export async function checkNode(
+  image: ImageNode,
+  filename: string,
+  repair: Repair,
+  context: OperationContext,
+): Promise<ImageCheckResult> {
+  const { checker } = image.format;
+  if (checker === undefined) {
+    throw new ImageError('unsupported', 'This image format does not support checks', { path: filename });
+  }
+  const first = await pass(checker, repair, context);
+  if (first.corruptionsFixed === 0 && first.leaksFixed === 0) {
+    return { check: described(filename, image, first) };
+  }
+  const second = await pass(checker, undefined, context);
+  const { leaksFixed, corruptionsFixed } = first;
+  return {
+    check: described(filename, image, { ...second, leaksFixed, corruptionsFixed }),
+    repaired: described(filename, image, first),
+  };
+}
+
 /**
  * Checks an image, and repairs it where asked to. What is found goes to stderr line by line.
  *
@@ -52,25 +75,16 @@ async function pass(checker: CheckFacet, repair: Repair, context: OperationConte
  */
 export async function check(params: ImageCheckParams, context: OperationContext): Promise<ImageCheckResult> {
   const { repair } = params;
+  if (params['dry-run'] === true) {
+    if (repair === undefined) throw new ImageError('invalid', "'dry-run' is for repairs: a check changes nothing");
+    const { checkPlan } = await import('./dry-run/change.js');
+    return checkPlan(params, context);
+  }
   const filename = displayName(params.image);
   const image = await openImage(params.image, { forCheck: true, writable: repair !== undefined }, context);
   let result: ImageCheckResult;
   try {
-    const { checker } = image.format;
-    if (checker === undefined) {
-      throw new ImageError('unsupported', 'This image format does not support checks', { path: filename });
-    }
-    const first = await pass(checker, repair, context);
-    if (first.corruptionsFixed === 0 && first.leaksFixed === 0) {
-      result = { check: described(filename, image, first) };
-    } else {
-      const second = await pass(checker, undefined, context);
-      const { leaksFixed, corruptionsFixed } = first;
-      result = {
-        check: described(filename, image, { ...second, leaksFixed, corruptionsFixed }),
-        repaired: described(filename, image, first),
-      };
-    }
+    result = await checkNode(image, filename, repair, context);
     if (repair !== undefined) await image.flush();
   } catch (error) {
     await image.close().catch(() => {});

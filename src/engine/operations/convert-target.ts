@@ -8,7 +8,8 @@ import type { ImageNode } from '../node/image.js';
 import { backingPath } from '../node/open.js';
 import { identity } from '../node/open-storage.js';
 import type { OperationContext } from './context.js';
-import { type CreateSpec, checkCreateSpec, consistsOf, createImage } from './create.js';
+import { type CreateSpec, checkCreateSpec, createImage } from './create.js';
+import { consistsOf } from './create-backing.js';
 import { creatablePath } from './create-options.js';
 
 /** Refusals that need no file to be opened beyond the sources. */

@@ -6,6 +6,7 @@ import { ImageError } from '../error.js';
 import type { SnapshotInfo } from '../node/driver.js';
 import type { ImageNode } from '../node/image.js';
 import { openImage } from '../node/open.js';
+import type { Rehearsal } from '../node/rehearsal.js';
 import { checkBitmaps, checkBitmapTarget, copyBitmaps } from './bitmap.js';
 import type { OperationContext } from './context.js';
 import { checkTarget, createTarget, notCompressed, targetSpec } from './convert-target.js';
@@ -64,7 +65,7 @@ export async function convert(
   let staged: Staged | undefined;
   if (params['dry-run'] === true) {
     // Loaded only where it is asked for: conversions start without it.
-    const { convertPlan } = await import('./dry-run.js');
+    const { convertPlan } = await import('./dry-run/convert.js');
     return convertPlan(params, context);
   }
   try {
@@ -90,21 +91,7 @@ export async function convert(
     if (bitmapSource !== undefined) checkBitmaps(bitmapSource, params['skip-broken-bitmaps'] === true);
     if (params.atomic === true) staged = await stage(params.target.filename!, context);
     const open = (filename?: string): Promise<ImageNode> =>
-      openImage(
-        {
-          ...params.target,
-          ...(filename === undefined ? {} : { filename }),
-          format: create ? (params.target.format ?? 'raw') : params.target.format,
-        },
-        {
-          writable: true,
-          guestOnly: params.bitmaps !== true,
-          cache: params.target.cache ?? 'writeback',
-          // Whoever wants all written as it is wants it allocated.
-          unmap: params['sparse-size'] !== 0,
-        },
-        context,
-      );
+      openTarget(filename === undefined ? params : { ...params, target: { ...params.target, filename } }, undefined, context);
     const again = params.resume === true ? await openUnfinished(sources, size, open, context) : undefined;
     let target: ImageNode;
     let start = 0;
@@ -160,6 +147,31 @@ export async function convert(
     if (mismatch && created.length === 0 && params.create !== false) remove(error.context.path!);
     throw error;
   }
+}
+
+/** The target, which is there, for writing. */
+export function openTarget(
+  params: ImageConvertParams,
+  rehearsal: Rehearsal | undefined,
+  context: OperationContext,
+): Promise<ImageNode> {
+  const { target, create = true } = params;
+  return openImage(
+    { ...target, format: create ? (target.format ?? 'raw') : target.format },
+    {
+      writable: true,
+      guestOnly: params.bitmaps !== true,
+      cache: target.cache ?? 'writeback',
+      // Whoever wants all written as it is wants it allocated.
+      unmap: params['sparse-size'] !== 0,
+      rehearsal,
+    },
+    context,
+  );
+}
+
+export function checkFits(target: ImageNode, size: number): void {
+  if (target.size < size) throw new ImageError('invalid', 'output file is smaller than input file');
 }
 
 function startOver(reason: string, context: OperationContext): void {
@@ -233,9 +245,7 @@ async function copyInto(
   context: OperationContext,
 ): Promise<{ written: number; zeros: number }> {
   const create = params.create ?? true;
-  if (target.size < totalSize(sources)) {
-    throw new ImageError('invalid', 'output file is smaller than input file');
-  }
+  checkFits(target, totalSize(sources));
   const compress = params.compress === true || target.format.pack?.always === true;
   if (compress && target.format.pack === undefined) {
     // The driver can, but not into every one of its images.

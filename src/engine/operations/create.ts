@@ -5,15 +5,14 @@ import type { ImageCreateParams, ImageCreateResult } from '../../protocol/comman
 import { ImageError } from '../error.js';
 import type { FormatDriver } from '../node/driver.js';
 import { absolutePath, checkAllowed, confine, relativeTo } from '../node/gate.js';
-import type { ImageNode } from '../node/image.js';
 import { backingPath, openImage } from '../node/open.js';
-import { identity } from '../node/open-storage.js';
 import type { OptionValues } from '../node/option-table.js';
+import type { Rehearsal } from '../node/rehearsal.js';
 import { openFile } from '../storage/file.js';
-import { FileStorage } from '../storage/file-storage.js';
 import { permissionsFor } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
+import { settleSize } from './create-backing.js';
 import {
   type CreateOptions,
   creatableDriver,
@@ -69,9 +68,13 @@ export interface CreatedImage {
  *
  * @throws ImageError in the reference's words, without the file's name in front.
  */
-export async function createImage(spec: CreateSpec, context: OperationContext): Promise<CreatedImage> {
+export async function createImage(
+  spec: CreateSpec,
+  context: OperationContext,
+  files?: NewFiles,
+): Promise<CreatedImage> {
   const { path, options } = await parseSpec(spec);
-  return makeImage({ filename: spec.filename, name: path, at: spec.at }, options, false, context);
+  return makeImage({ filename: spec.filename, name: path, at: spec.at }, options, false, context, files);
 }
 
 /** Refuses, before anything is touched, what `createImage` would not understand. */
@@ -94,18 +97,28 @@ async function parseSpec(spec: CreateSpec): Promise<{ path: string; options: Cre
 }
 
 /** Names of a new image: as the user wrote it, its path in that, and where the file is made if not there; or a held node. */
-interface Place {
+export interface Place {
   readonly filename: string;
   readonly name: string;
   readonly at?: string | undefined;
   readonly node?: string | undefined;
 }
 
-async function makeImage(
+/** Where the files of a new image come from in a dry run. */
+export interface NewFiles {
+  /** The image's own. */
+  readonly file: Storage;
+  /** Another one that belongs to it. */
+  more(shown: string, path: string): Promise<Storage>;
+}
+
+/** Makes what was parsed. With `files` no other file is touched. */
+export async function makeImage(
   { filename, name, at: stagedAt, node }: Place,
   options: CreateOptions,
   durable: boolean,
   context: OperationContext,
+  files?: NewFiles,
 ): Promise<CreatedImage> {
   const { driver } = options;
   const { values, size } = checkValues(options);
@@ -116,6 +129,7 @@ async function makeImage(
   const created: string[] = [];
   let file: Storage | undefined;
   const create = async (shown: string, at: string): Promise<Storage> => {
+    if (files !== undefined) return files.more(shown, at);
     checkAllowed(at, shown, 'caller', context.policy);
     const existed = exists(at);
     const storage = await openFile({
@@ -142,7 +156,8 @@ async function makeImage(
     });
   };
   try {
-    file = node === undefined ? await create(name, path) : await heldFile(node, context);
+    if (files !== undefined) file = files.file;
+    else file = node === undefined ? await create(name, path) : await heldFile(node, context);
     const backing = values.backing_file as string | undefined;
     const backingFormat = values.backing_fmt as string | undefined;
     await driver.create!({
@@ -191,24 +206,29 @@ async function makeImage(
 }
 
 /** The file of a held node, emptied, once nobody else uses it otherwise. */
-async function heldFile(node: string, { nodes }: OperationContext): Promise<Storage> {
+export async function heldFile(
+  node: string,
+  { nodes }: OperationContext,
+  rehearsal?: Rehearsal,
+): Promise<Storage> {
   if (nodes === undefined) {
     throw new ImageError('not-found', `Cannot find device='${node}' nor node-name='${node}'`);
   }
   const use = { child: 'file', writable: true, parent: undefined };
-  const { storage, lockables } = await nodes.storage(node, use);
+  const { storage, lockables, path } = await nodes.storage(node, use);
   try {
     for (const { locks } of lockables)
       locks?.setPermissions(permissionsFor({ role: 'create', writable: true }));
-    await storage.truncate(0);
-    return storage;
+    const file = rehearsal?.over(storage, path) ?? storage;
+    await file.truncate(0);
+    return file;
   } catch (error) {
     await storage.close().catch(() => {});
     throw error;
   }
 }
 
-function checkValues(options: CreateOptions): { values: OptionValues; size: number } {
+export function checkValues(options: CreateOptions): { values: OptionValues; size: number } {
   const { driver } = options;
   const values = effectiveOptions(options);
   const size = values.size as number | undefined;
@@ -266,86 +286,34 @@ function removeFile(path: string): void {
   }
 }
 
-/** True where the file at `path` (absolute), by whatever name, is one of those that the image and its chain are made of. */
-export function consistsOf(image: ImageNode, path: string): boolean {
-  const id = identity(path);
-  if (id === undefined) return false;
-  for (let layer: ImageNode | undefined = image; layer !== undefined; layer = layer.backing) {
-    if (layer.path !== undefined && identity(layer.path) === id) return true;
-    for (const child of layer.format.children.values()) {
-      if (child instanceof FileStorage && `${child.identity.device}:${child.identity.inode}` === id)
-        return true;
-    }
-  }
-  return false;
-}
-
-/** The new image would take the place of its own backing file, or of one below that. */
-const SAME_NAME = 'Error: Trying to create an image with the same filename as the backing file';
-
-/**
- * Opens the backing file of an image to be, to learn its size.
- *
- * @throws ImageError where it cannot be opened, or its format was not named.
- */
-async function backingSize(
-  filename: string,
-  options: CreateOptions,
-  context: OperationContext,
-): Promise<number> {
-  const format = options.given.backing_fmt as string | undefined;
-  const full = backingPath(filename, options.given.backing_file as string);
-  const ref = {
-    filename: full,
-    ...(format === undefined ? {} : { format }),
-    // Only looked at: a backing file that a guest uses is no obstacle.
-    'force-share': true,
-  };
-  const image = await openImage(ref, { metadataOnly: true }, context).catch((error: unknown) => {
-    throw error instanceof ImageError ? withoutName(error, full) : error;
-  });
-  try {
-    if (consistsOf(image, absolutePath(creatablePath(filename), context.cwd))) {
-      throw new ImageError('invalid', SAME_NAME);
-    }
-    if (format !== undefined) return image.size;
-    throw new ImageError('invalid', 'Backing file specified without backing format', {
-      hint: `Detected format of ${image.driver.name}.`,
-    });
-  } finally {
-    await image.close();
-  }
-}
-
-/** An error of openImage as the reference words it here: without the first `Could not open 'x': `, and with a hint. */
-function withoutName(error: ImageError, name: string): ImageError {
-  const prefix = `Could not open '${name}': `;
-  const text = error.message.startsWith(prefix) ? error.message.slice(prefix.length) : error.message;
-  const hint = [error.context.hint, 'Could not open backing image.']
-    .filter((line) => line !== undefined)
-    .join('\n');
-  return new ImageError(error.kind, text, { ...error.context, hint }, error);
-}
-
 /** Creates an image; what it will be is told on stdout before anything is touched. */
 export async function create(
   params: ImageCreateParams,
   context: OperationContext,
 ): Promise<ImageCreateResult> {
+  if (params['dry-run'] === true) {
+    const { createPlan } = await import('./dry-run/create.js');
+    return createPlan(params, context);
+  }
+  return named(params, () => createNamed(params, context));
+}
+
+/** Errors name the image. */
+export async function named<T>({ filename }: ImageCreateParams, work: () => T | Promise<T>): Promise<T> {
   try {
-    return await createNamed(params, context);
+    return await work();
   } catch (error) {
-    if (error instanceof ImageError && error.kind !== 'cancelled')
-      throw error.prefixed(`${params.filename}: `);
+    if (error instanceof ImageError && error.kind !== 'cancelled') throw error.prefixed(`${filename}: `);
     throw error;
   }
 }
 
-async function createNamed(params: ImageCreateParams, context: OperationContext): Promise<ImageCreateResult> {
-  const { filename } = params;
-  const format = params.format ?? 'raw';
-  const driver = await creatableDriver(format);
-  const name = creatablePath(filename);
+/** What is asked for in words: nothing is opened. */
+export async function wantedImage(
+  params: ImageCreateParams,
+): Promise<{ readonly name: string; readonly options: CreateOptions }> {
+  const driver = await creatableDriver(params.format ?? 'raw');
+  const name = creatablePath(params.filename);
   const options = parseCreateOptions(driver, params.options ?? {}, params.backing, params['backing-format']);
   const { given } = options;
   if (params.size !== undefined) {
@@ -354,20 +322,13 @@ async function createNamed(params: ImageCreateParams, context: OperationContext)
     }
     given.size = params.size;
   }
-  const backing = given.backing_file as string | undefined;
-  if (backing !== undefined) {
-    if (backing === '') throw new ImageError('invalid', 'Expected backing file name, got empty string');
-    if (backing === filename) throw new ImageError('invalid', SAME_NAME);
-    if (params['no-backing-check'] !== true) {
-      const size = await backingSize(filename, options, context);
-      given.size ??= size;
-    } else if (given.backing_fmt === undefined) {
-      throw new ImageError('invalid', 'Backing file specified without backing format');
-    }
-  }
-  if (given.size === undefined) {
-    throw new ImageError('invalid', 'Image creation needs a size parameter');
-  }
+  return { name, options };
+}
+
+async function createNamed(params: ImageCreateParams, context: OperationContext): Promise<ImageCreateResult> {
+  const { filename, format = 'raw' } = params;
+  const { name, options } = await wantedImage(params);
+  await settleSize(params, options, context);
   context.output({
     stream: 'stdout',
     text: `Formatting '${filename}', fmt=${format} ${describeOptions(options)}\n`,
@@ -375,9 +336,13 @@ async function createNamed(params: ImageCreateParams, context: OperationContext)
   const waits = context.pace(0);
   if (waits !== undefined) await waits;
   const { size } = await makeStaged(params, name, options, context).catch((error: unknown) => {
-    throw error instanceof ImageError ? sizeError(error, options) : error;
+    throw sizeError(error, options);
   });
   return { filename, format, size, options: effectiveOptions(options) };
+}
+
+export function checkStaged(node: string | undefined): void {
+  if (node !== undefined) throw new ImageError('invalid', "'atomic' is for new files, not for a held node");
 }
 
 async function makeStaged(
@@ -387,7 +352,7 @@ async function makeStaged(
   context: OperationContext,
 ): Promise<CreatedImage> {
   if (atomic !== true) return makeImage({ filename, name, node }, options, true, context);
-  if (node !== undefined) throw new ImageError('invalid', "'atomic' is for new files, not for a held node");
+  checkStaged(node);
   const staged = await stage(filename, context);
   let made = false;
   try {
@@ -406,8 +371,8 @@ async function makeStaged(
 }
 
 /** The reference's words where a format or the host cannot have a file of that size. */
-function sizeError(error: ImageError, { driver, table }: CreateOptions): ImageError {
-  if (error.context.errno !== 'EFBIG') return error;
+export function sizeError(error: unknown, { driver, table }: CreateOptions): unknown {
+  if (!(error instanceof ImageError) || error.context.errno !== 'EFBIG') return error;
   const remedy = table.some((option) => option.name === 'cluster_size')
     ? ' (try using a larger cluster size)'
     : '';

@@ -3,12 +3,14 @@ import type { ImageResizeParams, ImageResizeResult } from '../../protocol/comman
 import { ImageError } from '../error.js';
 import type { ImageNode } from '../node/image.js';
 import { openImage } from '../node/open.js';
+import type { Preallocation } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
 
 /** The largest size that is exact and whole sectors; what asks for more asks for more than any image has. */
 const MAX_SIZE = Number.MAX_SAFE_INTEGER - 511;
 
-function checkedSize(params: ImageResizeParams, before: number): number {
+/** Refuses what makes no sense; gives the new size. */
+export function checkedSize(params: ImageResizeParams, before: number): number {
   const { size: given, relative = false, preallocation = 'off' } = params;
   const size = Math.min(relative ? before + given : given, MAX_SIZE);
   if (size <= 0) throw new ImageError('invalid', 'New image size must be positive');
@@ -24,12 +26,15 @@ function checkedSize(params: ImageResizeParams, before: number): number {
 }
 
 /** The work of a resize on an open image: also what amending its size does. */
-export async function resizeNode(image: ImageNode, size: number, params: ImageResizeParams): Promise<void> {
+export async function resizeNode(
+  image: ImageNode,
+  size: number,
+  preallocation: Preallocation = 'off',
+): Promise<void> {
   const { format, backing } = image;
   const unsupported = () => new ImageError('unsupported', 'Image format driver does not support resize');
   if (format.resize === undefined) throw unsupported();
   const before = image.size;
-  const { preallocation = 'off' } = params;
   // What lies in a longer backing file must not come to light.
   const hidden = backing !== undefined && backing.size > before && size > before;
   try {
@@ -58,6 +63,10 @@ export async function resize(
   params: ImageResizeParams,
   context: OperationContext,
 ): Promise<ImageResizeResult> {
+  if (params['dry-run'] === true) {
+    const { resizePlan } = await import('./dry-run/change.js');
+    return resizePlan(params, context);
+  }
   const image = await openImage(params.image, { writable: true, resize: true }, context);
   let result: ImageResizeResult;
   try {
@@ -65,7 +74,7 @@ export async function resize(
     const size = checkedSize(params, before);
     await context.pace(0);
     context.progress({ phase: 'resize', done: 0, total: size });
-    await resizeNode(image, size, params);
+    await resizeNode(image, size, params.preallocation);
     await image.flush();
     result = { before, size: image.size };
   } catch (error) {

@@ -7,11 +7,20 @@ import { openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
 import { snapshotInfo } from './info.js';
 
-const DONE = { create: 'create', apply: 'apply', delete: 'delete' } as const;
-type Action = keyof typeof DONE;
+type Action = Exclude<ImageSnapshotParams['action'], 'list'>;
 
 function notSupported(prefix = ''): ImageError {
   return new ImageError('unsupported', `${prefix}Operation not supported`, { errno: 'ENOTSUP' });
+}
+
+/** Creates, applies or deletes one, in the words of errors that the reference has. */
+export async function changeSnapshots(image: ImageNode, action: Action, name: string): Promise<void> {
+  try {
+    await change(image, action, name);
+  } catch (error) {
+    const failure = error instanceof ImageError && error.message.startsWith('Failed') ? error : reason(error);
+    throw failure.prefixed(`Could not ${action} snapshot '${name}': `, { operation: action });
+  }
 }
 
 async function change(image: ImageNode, action: Action, name: string): Promise<void> {
@@ -60,6 +69,10 @@ async function change(image: ImageNode, action: Action, name: string): Promise<v
   }
 }
 
+export function snapshotsOf(image: ImageNode): ImageSnapshotResult['snapshots'] {
+  return (image.format.snapshots?.list() ?? []).map(snapshotInfo);
+}
+
 function byIdOrName(list: readonly SnapshotInfo[], wanted: string): SnapshotInfo | undefined {
   return list.find((each) => each.id === wanted) ?? list.find((each) => each.name === wanted);
 }
@@ -88,6 +101,11 @@ export async function snapshot(
       `'snapshot' is ${name === undefined ? 'required' : 'not for'} '${action}'`,
     );
   }
+  if (params['dry-run'] === true) {
+    if (action === 'list') throw new ImageError('invalid', "'dry-run' is not for 'list', which changes nothing");
+    const { snapshotPlan } = await import('./dry-run/change.js');
+    return snapshotPlan(params, action, name!, context);
+  }
   const reading = action === 'list';
   const image = await openImage(
     params.image,
@@ -99,15 +117,9 @@ export async function snapshot(
     if (!reading) {
       await context.pace(0);
       context.progress({ phase: action, done: 0, total: image.size });
-      try {
-        await change(image, action, name!);
-      } catch (error) {
-        const failure =
-          error instanceof ImageError && error.message.startsWith('Failed') ? error : reason(error);
-        throw failure.prefixed(`Could not ${DONE[action]} snapshot '${name}': `, { operation: action });
-      }
+      await changeSnapshots(image, action, name!);
     }
-    snapshots = (image.format.snapshots?.list() ?? []).map(snapshotInfo);
+    snapshots = snapshotsOf(image);
   } catch (error) {
     await image.close().catch(() => {});
     throw error;

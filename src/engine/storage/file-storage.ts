@@ -1,7 +1,7 @@
 /** Bytes in regular files and block devices. */
 import { type Stats, statfsSync } from 'node:fs';
-import { errnoText, hostError, ImageError } from '../error.js';
-import { checkRange, checkWritable, MAX_OFFSET, requestError } from './check.js';
+import { hostError, ImageError } from '../error.js';
+import { checkRange, checkTruncate, checkWritable, requestError } from './check.js';
 import type { DirectIo } from './direct.js';
 import { closeDescriptor, readFully, setLength, statDescriptor, syncData, writeFully } from './file-io.js';
 import { readCached } from './host/cached-read.js';
@@ -186,24 +186,13 @@ export class FileStorage implements Storage, FileFacet {
   }
 
   async truncate(size: number, preallocation: Preallocation = 'off'): Promise<void> {
-    if (size > MAX_OFFSET) {
-      throw new ImageError('no-space', errnoText('EFBIG'), { path: this.filename, errno: 'EFBIG' });
-    }
+    checkWritable(this.filename, 'truncate', this.writable);
+    checkTruncate(this, size, preallocation);
     return this.#change('truncate', { at: 0, length: size }, async (fd) => {
-      if (!this.#regular) return this.#truncateDevice(size, preallocation);
+      if (!this.#regular) return;
       const before = this.#size;
-      if (preallocation === 'metadata') {
-        throw new ImageError('unsupported', 'Unsupported preallocation mode: metadata', {
-          path: this.filename,
-        });
-      }
-      if (preallocation !== 'off' && size < before) {
-        throw new ImageError('unsupported', 'Cannot use preallocation for shrinking files', {
-          path: this.filename,
-        });
-      }
       this.#forgetRun();
-      if (preallocation === 'off' || size === before) {
+      if (preallocation === 'off' || preallocation === 'metadata' || size === before) {
         await this.#setSize(fd, size);
         if (before === 0 && size > 0) await this.#allocateFirstBlock(fd, size);
       } else await this.#growAllocated(fd, { at: before, length: size - before }, preallocation);
@@ -347,15 +336,6 @@ export class FileStorage implements Storage, FileFacet {
   async #allocateFirstBlock(fd: number, size: number): Promise<void> {
     const length = size < FIRST_BLOCK ? Math.min(size, SECTOR) : FIRST_BLOCK;
     await this.#apart(() => this.#writeZeros(fd, { at: 0, length })).catch(() => undefined);
-  }
-
-  async #truncateDevice(size: number, preallocation: Preallocation): Promise<void> {
-    if (preallocation !== 'off') {
-      const text = `Preallocation mode '${preallocation}' unsupported for this non-regular file`;
-      throw new ImageError('unsupported', text, { path: this.filename });
-    }
-    if (size > this.#size)
-      throw new ImageError('invalid', 'Cannot grow device files', { path: this.filename });
   }
 
   /** Grows the file by a range that is allocated by the host, or by writing zeros; as it was where that fails. */

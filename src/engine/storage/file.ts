@@ -25,8 +25,11 @@ export interface FileOptions {
   /** The name for messages, as the user wrote it; the path where not given. */
   readonly filename?: string;
   readonly writable: boolean;
-  /** `no`: must exist. `truncate`: created, or emptied once locked. `exclusive`: must not exist. */
-  readonly create?: 'no' | 'truncate' | 'exclusive';
+  /**
+   * `no`: must exist. `truncate`: created, or emptied once locked. `exclusive`: must not exist. `try`: must exist and stays as it
+   * is, with the errors of `truncate`.
+   */
+  readonly create?: 'no' | 'truncate' | 'exclusive' | 'try';
   /** A symbolic link is refused. */
   readonly noFollow?: boolean;
   /** Permission bits of a file that is created. */
@@ -100,7 +103,7 @@ async function openWith(
   // Without host calls nothing tells where memory lies, and direct requests would fail: the page cache then.
   const direct = (cache === 'none' || cache === 'directsync') && libc() !== undefined;
   let flags = writable ? constants.O_RDWR : constants.O_RDONLY;
-  if (create !== 'no') flags |= constants.O_CREAT;
+  if (create === 'truncate' || create === 'exclusive') flags |= constants.O_CREAT;
   if (create === 'exclusive') flags |= constants.O_EXCL;
   if (options.noFollow === true) flags |= constants.O_NOFOLLOW ?? 0;
   if (direct) flags |= constants.O_DIRECT ?? 0;
@@ -130,7 +133,7 @@ async function openWith(
       });
       stats = await statDescriptor(fd);
     }
-    if (create !== 'no' && options.noCopyOnWrite) disableCopyOnWrite(fd);
+    if (create !== 'no' && create !== 'try' && options.noCopyOnWrite) disableCopyOnWrite(fd);
     const size = lengthOf(fd, stats, filename);
     const storage = new FileStorage({
       fd,

@@ -1,18 +1,20 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
 import { common, FormatOptions, ImageRef, writeErrors } from './common.js';
+import { dryRun, planned } from './dry-run.js';
 
 export const imageAmend = command({
   name: 'image-amend',
-  doc: 'Changes options of an existing image in place: what is given, in an order in which the image is sound at every instant.',
+  doc: 'Changes options of an existing image in place: what is given, in an order in which the image is sound at every instant. A dry run checks `image` (opened, locked, allowed), `options`, `amend` and `space`.',
   params: v.strictObject({
     ...common,
     image: ImageRef,
     options: FormatOptions,
     /** Allow changes that may make data unreadable. No format has such options so far. */
     force: v.optional(v.boolean()),
+    ...dryRun,
   }),
-  result: v.strictObject({}),
+  result: v.strictObject({ ...planned }),
   errors: writeErrors,
   job: true,
 });

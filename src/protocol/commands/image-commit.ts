@@ -1,10 +1,11 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
 import { Bytes, common, ImageRef, writeErrors } from './common.js';
+import { dryRun, planned } from './dry-run.js';
 
 export const imageCommit = command({
   name: 'image-commit',
-  doc: 'Writes what an image holds of its own into its backing file, or into a layer further down, which grows where it is smaller. The image is emptied then, unless `drop` or `base` is given: the layers between image and base hold old data after.',
+  doc: 'Writes what an image holds of its own into its backing file, or into a layer further down, which grows where it is smaller. The image is emptied then, unless `drop` or `base` is given: the layers between image and base hold old data after. A dry run checks `image` (opened, locked, allowed), `base` (likewise, for writing), `resize`, `copy` (places in the base), `empty` and `space`.',
   params: v.strictObject({
     ...common,
     image: ImageRef,
@@ -14,6 +15,7 @@ export const imageCommit = command({
     drop: v.optional(v.boolean()),
     /** Bytes a second. */
     'rate-limit': v.optional(Bytes),
+    ...dryRun,
   }),
   result: v.strictObject({
     /** The file that was written into. */
@@ -22,6 +24,7 @@ export const imageCommit = command({
     written: Bytes,
     zeros: Bytes,
     emptied: v.boolean(),
+    ...planned,
   }),
   errors: writeErrors,
   job: true,

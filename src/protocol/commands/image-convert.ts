@@ -1,36 +1,13 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
 import { Bytes, CacheMode, common, FormatOptions, ImageRef, writeErrors } from './common.js';
-
-/** What a dry run found. */
-export const ConvertPlan = v.strictObject({
-  /** No check has failed: as far as can be known the conversion would begin, and have the space that it needs. */
-  ok: v.boolean(),
-  /** In the order in which the conversion itself would come to them. */
-  checks: v.array(
-    v.strictObject({
-      /** sources (opened, locked, allowed), format, options, backing, target (name, kind, lock), apart, space. */
-      name: v.string(),
-      /** `skipped`: cannot be told, or not before another check is well. */
-      status: v.picklist(['ok', 'failed', 'skipped']),
-      /** The error's kind, where failed. */
-      kind: v.optional(v.string()),
-      /** Why it failed or was skipped. */
-      text: v.optional(v.string()),
-    }),
-  ),
-  /** Bytes that the target's file will have at most without compression, where its format can tell; and when all is allocated. */
-  required: v.optional(Bytes),
-  'fully-allocated': v.optional(Bytes),
-  /** Bytes that the daemon's user may still write in the target's file system. */
-  free: v.optional(Bytes),
-});
+import { dryRun, planned } from './dry-run.js';
 
 const Digest = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/i, '64 hexadecimal digits expected'));
 
 export const imageConvert = command({
   name: 'image-convert',
-  doc: 'Copies the guest content of one image, or of several one after another, into a new or existing image of any writable format.',
+  doc: 'Copies the guest content of one image, or of several one after another, into a new or existing image of any writable format. A dry run checks `sources` (opened, locked, allowed), `format`, `options`, `backing`, `target` (name, kind, lock), `apart` and `space`.',
   params: v.strictObject({
     ...common,
     sources: v.pipe(v.array(ImageRef), v.minLength(1)),
@@ -92,8 +69,7 @@ export const imageConvert = command({
     resume: v.optional(v.boolean()),
     /** Look up how much data the sources have before it is copied, and tell progress in bytes of that: zeros take no time. */
     'count-data': v.optional(v.boolean()),
-    /** Look at everything that can be known before a byte moves, and tell it in `plan`: nothing is made or changed. */
-    'dry-run': v.optional(v.boolean()),
+    ...dryRun,
   }),
   result: v.strictObject({
     /** Guest bytes of the target. */
@@ -108,8 +84,7 @@ export const imageConvert = command({
     'resumed-from': v.optional(Bytes),
     /** Why it could not be gone on with, and was started over. */
     'started-over': v.optional(v.string()),
-    /** Of a dry run. */
-    plan: v.optional(ConvertPlan),
+    ...planned,
   }),
   errors: writeErrors,
   job: true,

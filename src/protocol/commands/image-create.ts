@@ -1,10 +1,11 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
 import { common, FormatOptions, LargeBytes } from './common.js';
+import { dryRun, planned } from './dry-run.js';
 
 export const imageCreate = command({
   name: 'image-create',
-  doc: 'Creates an image file, empty or on top of a backing file. An existing file of that name is overwritten.',
+  doc: 'Creates an image file, empty or on top of a backing file. An existing file of that name is overwritten. A dry run checks `format`, `options`, `backing`, `size`, `target` (name, folder, lock), `layout` (the image is made in memory) and `space`.',
   params: v.strictObject({
     ...common,
     filename: v.string(),
@@ -20,6 +21,7 @@ export const imageCreate = command({
     'no-backing-check': v.optional(v.boolean()),
     /** Make it under a temporary name in its folder and put it in its place when it is whole. */
     atomic: v.optional(v.boolean()),
+    ...dryRun,
   }),
   result: v.strictObject({
     filename: v.string(),
@@ -27,6 +29,7 @@ export const imageCreate = command({
     size: LargeBytes,
     /** Every create option with a value, in the format's order, as the `Formatting ...` line shows them. */
     options: FormatOptions,
+    ...planned,
   }),
   errors: ['invalid', 'unsupported', 'not-found', 'access', 'no-space', 'locked', 'denied'],
   job: true,

@@ -1,10 +1,11 @@
 import * as v from 'valibot';
 import { command, type ParamsOf, type ResultOf } from '../command.js';
 import { Bytes, common, ImageRef, writeErrors } from './common.js';
+import { dryRun, planned } from './dry-run.js';
 
 export const imageDd = command({
   name: 'image-dd',
-  doc: 'Copies part of the guest content of an image, in blocks, into a new image. An existing file of that name is overwritten. What is copied is written as data, zeros too.',
+  doc: 'Copies part of the guest content of an image, in blocks, into a new image. An existing file of that name is overwritten. What is copied is written as data, zeros too. A dry run checks `format`, `image` (opened, locked, allowed), `target` (name, folder, lock), `layout` (the image is made in memory) and `space`.',
   params: v.strictObject({
     ...common,
     image: ImageRef,
@@ -16,10 +17,12 @@ export const imageDd = command({
     count: v.optional(Bytes),
     /** Blocks at the start of the image that are left out. */
     skip: v.optional(Bytes),
+    ...dryRun,
   }),
   result: v.strictObject({
     /** Guest bytes that were copied. */
     copied: Bytes,
+    ...planned,
   }),
   errors: writeErrors,
   job: true,
