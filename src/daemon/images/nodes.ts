@@ -256,7 +256,8 @@ export class HeldNodes {
     if (image === undefined) return await this.#overFile(node, handle.remove, rehearsal);
     try {
       // What a check, or another way to look at the file, is to find there.
-      if (image.writable && (mode === 'exclusive' || forCheck || rehearsal !== undefined)) await image.flush();
+      if (image.writable && (mode === 'exclusive' || forCheck || rehearsal !== undefined))
+        await image.flush();
     } catch (error) {
       handle.remove();
       throw error;

@@ -130,6 +130,11 @@ export class ImageNode {
     });
   }
 
+  /** Somebody else holds it too. */
+  get held(): boolean {
+    return this.#view !== undefined;
+  }
+
   /** Guest bytes. */
   get size(): number {
     return this.format.size;

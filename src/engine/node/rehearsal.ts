@@ -1,8 +1,9 @@
 /** An operation that is tried without effect: files are opened and locked as for the real one, and changes stay in memory. */
-import type { Lockable, OpenedFile } from './opened-file.js';
+
 import { CONSISTENT_READ, type Permissions } from '../storage/permissions.js';
 import { ScratchMemory, ScratchStorage } from '../storage/scratch.js';
 import type { Storage } from '../storage/storage.js';
+import type { Lockable, OpenedFile } from './opened-file.js';
 
 /** Metadata of all but the largest images. */
 const MEMORY = 64 * 1024 * 1024;

@@ -23,7 +23,10 @@ function tableOf(driver: FormatDriver | undefined, name: string): readonly Optio
 }
 
 /** The options as the image's format takes them. */
-export function amendments(image: ImageNode, options: ImageAmendParams['options']): Record<string, OptionValue> {
+export function amendments(
+  image: ImageNode,
+  options: ImageAmendParams['options'],
+): Record<string, OptionValue> {
   const wanted = typed(image.driver, options);
   if (image.format.amender === undefined) throw unsupported(image.driver.name);
   return wanted;

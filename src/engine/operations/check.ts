@@ -76,7 +76,8 @@ export async function checkNode(
 export async function check(params: ImageCheckParams, context: OperationContext): Promise<ImageCheckResult> {
   const { repair } = params;
   if (params['dry-run'] === true) {
-    if (repair === undefined) throw new ImageError('invalid', "'dry-run' is for repairs: a check changes nothing");
+    if (repair === undefined)
+      throw new ImageError('invalid', "'dry-run' is for repairs: a check changes nothing");
     const { checkPlan } = await import('./dry-run/change.js');
     return checkPlan(params, context);
   }

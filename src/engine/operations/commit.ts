@@ -11,7 +11,7 @@ import { type CopySource, type CopyTotals, copy, dataRun, type SourceRun, toldRu
 const SECTOR = 512;
 
 /** The reference's words for what goes wrong while it works: the errno's text alone. */
-function jobError(error: unknown, what = 'Block job failed'): unknown {
+export function jobError(error: unknown, what = 'Block job failed'): unknown {
   if (!(error instanceof ImageError) || error.kind === 'cancelled') return error;
   const { errno } = error.context;
   const text = errno === undefined ? error.message : errnoText(errno);
@@ -19,7 +19,7 @@ function jobError(error: unknown, what = 'Block job failed'): unknown {
 }
 
 /** Everything that the layers above `base` hold. */
-function sourceAbove(top: ImageNode, base: ImageNode): CopySource {
+export function sourceAbove(top: ImageNode, base: ImageNode): CopySource {
   const plainRun = (extent: Extent): SourceRun => {
     const { kind, length } = extent;
     return dataRun(extent, length) ?? { kind: kind === 'zero' ? 'zero' : 'skip', length };
@@ -42,7 +42,7 @@ function sourceAbove(top: ImageNode, base: ImageNode): CopySource {
  * Grows the base to the size of the image. What its own backing file has in the new range would show up there, in the image
  * too: the image says zeros there itself before, and commits them.
  */
-async function grow(top: ImageNode, base: ImageNode): Promise<void> {
+export async function grow(top: ImageNode, base: ImageNode): Promise<void> {
   const { size } = base;
   if (size >= top.size) return;
   if (base.format.resize === undefined) {
@@ -60,6 +60,12 @@ async function grow(top: ImageNode, base: ImageNode): Promise<void> {
       throw error;
     }
     throw new ImageError(error.kind, error.message, { ...error.context, errno: 'ENOTSUP' }, error);
+  });
+}
+
+export async function makeEmpty(top: ImageNode): Promise<void> {
+  await top.format.makeEmpty!().catch((error: unknown) => {
+    throw jobError(error, `Failed to empty ${top.filename}`);
   });
 }
 
@@ -95,38 +101,55 @@ export async function commitInto(
   const emptied = empty && top.format.makeEmpty !== undefined;
   if (emptied) {
     context.progress({ phase: 'empty', done: top.size, total: top.size, ...totals });
-    await top.format.makeEmpty!().catch((error: unknown) => {
-      throw jobError(error, `Failed to empty ${top.filename}`);
-    });
+    await makeEmpty(top);
   }
   return { ...totals, emptied };
+}
+
+/** The layer that is to be written into. */
+export function findBase(
+  top: ImageNode,
+  { base, image }: ImageCommitParams,
+  { cwd }: OperationContext,
+): ImageNode {
+  const found = base === undefined ? top.backing : findLayer(top, base, cwd);
+  if (found !== undefined) return found;
+  throw new ImageError(
+    'invalid',
+    base === undefined
+      ? 'Image does not have a backing file'
+      : `Did not find '${base}' in the backing chain of '${displayName(image)}'`,
+  );
+}
+
+/** The same layer, in its place, for writing. */
+export async function openBase(top: ImageNode, found: ImageNode): Promise<ImageNode> {
+  let above = top;
+  while (above.backing !== found) above = above.backing!;
+  const base = await found.reopenWritable();
+  above.backing = base;
+  return base;
+}
+
+export function empties({ drop, base }: ImageCommitParams): boolean {
+  return drop !== true && base === undefined;
 }
 
 export async function commit(
   params: ImageCommitParams,
   context: OperationContext,
 ): Promise<ImageCommitResult> {
-  const { base: wanted } = params;
+  if (params['dry-run'] === true) {
+    const { commitPlan } = await import('./dry-run/commit.js');
+    return commitPlan(params, context);
+  }
   const top = await openImage(params.image, { writable: true }, context);
   let result: ImageCommitResult;
   context.progress({ phase: 'copy', done: 0, total: top.size });
   try {
-    const found = wanted === undefined ? top.backing : findLayer(top, wanted, context.cwd);
-    if (found === undefined) {
-      throw new ImageError(
-        'invalid',
-        wanted === undefined
-          ? 'Image does not have a backing file'
-          : `Did not find '${wanted}' in the backing chain of '${displayName(params.image)}'`,
-      );
-    }
-    let above = top;
-    while (above.backing !== found) above = above.backing!;
-    const base = await found.reopenWritable();
-    above.backing = base;
+    const base = await openBase(top, findBase(top, params, context));
     if (params['rate-limit'] !== undefined) context.setRate(params['rate-limit']);
-    const empty = params.drop !== true && wanted === undefined;
-    const totals = await commitInto(top, base, empty, context);
+    const totals = await commitInto(top, base, empties(params), context);
     result = { base: base.filename, ...totals };
   } catch (error) {
     await top.close().catch(() => {});

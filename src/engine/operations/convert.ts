@@ -91,7 +91,11 @@ export async function convert(
     if (bitmapSource !== undefined) checkBitmaps(bitmapSource, params['skip-broken-bitmaps'] === true);
     if (params.atomic === true) staged = await stage(params.target.filename!, context);
     const open = (filename?: string): Promise<ImageNode> =>
-      openTarget(filename === undefined ? params : { ...params, target: { ...params.target, filename } }, undefined, context);
+      openTarget(
+        filename === undefined ? params : { ...params, target: { ...params.target, filename } },
+        undefined,
+        context,
+      );
     const again = params.resume === true ? await openUnfinished(sources, size, open, context) : undefined;
     let target: ImageNode;
     let start = 0;

@@ -7,18 +7,46 @@ import type { ImageNode } from '../node/image.js';
 import { displayName, openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
 import { type CopySource, copy, imageSource } from './copy.js';
-import { createImage } from './create.js';
+import { type CreatedImage, createImage, type NewFiles } from './create.js';
 
 /** How the copy loop's errors of reading begin. */
 const READ_ERROR = 'error while reading at byte ';
 
 /** The format of the target; the reference does not say the name of one that it does not know. */
-async function checkFormat(format: string): Promise<void> {
+export async function checkFormat(format: string): Promise<void> {
   const driver = await loadDriver(format);
   if (driver === undefined) throw new ImageError('invalid', 'Unknown file format');
   if (driver.create === undefined) {
     throw new ImageError('unsupported', `Format driver '${format}' does not support image creation`);
   }
+}
+
+/** What of an image of `size` bytes is copied: [from, end). `start` may be behind the end. */
+export function rangeOf(
+  params: ImageDdParams,
+  size: number,
+): { readonly start: number; readonly from: number; readonly end: number } {
+  const { 'block-size': block = 512, count = Number.POSITIVE_INFINITY, skip = 0 } = params;
+  const end = Math.min(size, count * block);
+  const start = skip * block;
+  return { start, from: Math.min(start, end), end };
+}
+
+export async function createTarget(
+  { target: { filename, format = 'raw' } }: ImageDdParams,
+  size: number,
+  context: OperationContext,
+  files?: NewFiles,
+): Promise<CreatedImage> {
+  try {
+    return await createImage({ filename, format, size }, context, files);
+  } catch (error) {
+    throw creationError(error, filename);
+  }
+}
+
+export function creationError(error: unknown, filename: string): ImageError {
+  return hostError(`${filename}: error while creating output image`, error);
 }
 
 /** Bytes [from, to) of an image, as a source of their own. */
@@ -48,22 +76,19 @@ function failure(error: unknown): unknown {
  * @throws ImageError; what a failed copy has created is removed again.
  */
 export async function dd(params: ImageDdParams, context: OperationContext): Promise<ImageDdResult> {
+  if (params['dry-run'] === true) {
+    const { ddPlan } = await import('./dry-run/dd.js');
+    return ddPlan(params, context);
+  }
   const { target } = params;
   const format = target.format ?? 'raw';
-  const block = params['block-size'] ?? 512;
   await checkFormat(format);
   const image = await openImage(params.image, {}, context);
   let output: ImageNode | undefined;
   let created: readonly string[] = [];
   try {
-    const end = Math.min(image.size, (params.count ?? Number.POSITIVE_INFINITY) * block);
-    const start = (params.skip ?? 0) * block;
-    const from = Math.min(start, end);
-    try {
-      created = (await createImage({ filename: target.filename, format, size: end - from }, context)).created;
-    } catch (error) {
-      throw hostError(`${target.filename}: error while creating output image`, error);
-    }
+    const { from, start, end } = rangeOf(params, image.size);
+    created = (await createTarget(params, end - from, context)).created;
     output = await openImage({ filename: target.filename, format }, { writable: true }, context);
     if (start > end) {
       context.output({

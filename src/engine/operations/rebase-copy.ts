@@ -7,6 +7,7 @@ import { ImageError } from '../error.js';
 import { depthOf, mapAbove } from '../node/chain.js';
 import type { PackFacet } from '../node/driver.js';
 import { all, type ImageNode } from '../node/image.js';
+import type { Range } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
 import type { CopyTotals } from './copy.js';
 import { isZero } from './zeros.js';
@@ -66,10 +67,10 @@ class Rebase {
   constructor(job: RebaseJob, context: OperationContext) {
     this.#job = job;
     this.#context = context;
-    const { top, from, to, compress } = job;
+    const { top, compress } = job;
     this.#unit = Math.max(512, compress ? top.format.pack!.unit : top.format.unit);
     this.#window = Math.max(WINDOW, this.#unit);
-    this.#shared = from !== undefined && to !== undefined && depthOf(from, to) >= 0;
+    this.#shared = isShared(job);
   }
 
   async run(): Promise<CopyTotals> {
@@ -111,7 +112,7 @@ class Rebase {
     while (this.#position < top.size && !this.#failed) {
       if (this.#context.signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
       const at = this.#position;
-      const run = await this.#look(at, top.size - at);
+      const run = await look(this.#job, this.#shared, at, top.size - at);
       const { length } = run;
       if (!run.differs) {
         // A unit in which something else follows is compared as a whole.
@@ -127,27 +128,6 @@ class Rebase {
     return undefined;
   }
 
-  /** The first run of the range in which the image has something of its own throughout, or nothing. */
-  async #look(at: number, most: number): Promise<Run> {
-    const { top, from, to } = this.#job;
-    const own = await top.format.map({ at, length: most });
-    const open = own.kind === 'backing';
-    let { length } = own;
-    let differs = open && from !== to;
-    if (differs && this.#shared) {
-      const between =
-        at < from!.size ? await mapAbove(from!, to!, { at, length: within(from, at, length) }) : undefined;
-      length = between?.length ?? length;
-      // Past the end of the old backing file zeros are read, which the new one need not have.
-      differs = between?.kind !== 'backing';
-    }
-    if (!differs) return { length, open, differs, old: false, fresh: false };
-    const before = await contentOf(from, at, length);
-    const after = await contentOf(to, at, before.length);
-    const [old, fresh] = [before.data, after.data];
-    return { length: after.length, open, differs: old || fresh, old, fresh };
-  }
-
   /**
    * The run and those that follow it and differ too, cut where windows end, and stretched to the end of the last unit:
    * whatever it is that changes within a unit, the unit is read as a whole.
@@ -158,7 +138,7 @@ class Rebase {
     let { old, fresh } = first;
     let end = Math.min(stop, at + first.length);
     while (end < stop) {
-      const next = await this.#look(end, stop - end);
+      const next = await look(this.#job, this.#shared, end, stop - end);
       if (!next.differs) break;
       end += next.length;
       old ||= next.old;
@@ -261,6 +241,42 @@ class Rebase {
       written: this.totals.written,
       zeros: this.totals.zeros,
     });
+  }
+}
+
+/** The first run of the range in which the image has something of its own throughout, or nothing. */
+async function look({ top, from, to }: RebaseJob, shared: boolean, at: number, most: number): Promise<Run> {
+  const own = await top.format.map({ at, length: most });
+  const open = own.kind === 'backing';
+  let { length } = own;
+  let differs = open && from !== to;
+  if (differs && shared) {
+    const between =
+      at < from!.size ? await mapAbove(from!, to!, { at, length: within(from, at, length) }) : undefined;
+    length = between?.length ?? length;
+    // Past the end of the old backing file zeros are read, which the new one need not have.
+    differs = between?.kind !== 'backing';
+  }
+  if (!differs) return { length, open, differs, old: false, fresh: false };
+  const before = await contentOf(from, at, length);
+  const after = await contentOf(to, at, before.length);
+  const [old, fresh] = [before.data, after.data];
+  return { length: after.length, open, differs: old || fresh, old, fresh };
+}
+
+/** The new backing file is a layer of the old chain. */
+function isShared({ from, to }: RebaseJob): boolean {
+  return from !== undefined && to !== undefined && depthOf(from, to) >= 0;
+}
+
+/** All that may have to be copied, without a look at bytes. */
+export async function* mayDiffer(job: RebaseJob): AsyncGenerator<Range> {
+  const shared = isShared(job);
+  const { size } = job.top;
+  for (let at = 0; at < size; ) {
+    const { length, differs } = await look(job, shared, at, size - at);
+    if (differs) yield { at, length };
+    at += length;
   }
 }
 

@@ -16,7 +16,7 @@ interface NewBacking {
 }
 
 /** The new backing file: a layer that is there already, or opened. */
-async function openNew(
+export async function openNew(
   top: ImageNode,
   name: string,
   params: ImageRebaseParams,
@@ -87,46 +87,69 @@ function changeError(error: unknown, name: string | undefined): unknown {
   return new ImageError(error.kind, text, error.context, error);
 }
 
+/** What the image and the words refuse before another file is looked at. */
+export async function checkOptions(top: ImageNode, params: ImageRebaseParams): Promise<void> {
+  const { 'backing-format': format, compress = false } = params;
+  if (compress && top.format.pack === undefined) {
+    throw new ImageError('unsupported', 'Compression not supported for this file format');
+  }
+  if (format !== undefined && !QEMU_FORMATS.has(format) && (await loadDriver(format)) === undefined) {
+    throw new ImageError('invalid', `Invalid format name: '${format}'`);
+  }
+  if (top.driver.tellsClusters === false) {
+    throw new ImageError('unsupported', 'could not get block driver info');
+  }
+}
+
+/** Undefined: none. */
+export function newBacking({ backing, 'backing-format': format }: ImageRebaseParams): NewBacking | undefined {
+  return backing === undefined || backing === '' ? undefined : { filename: backing, format };
+}
+
+export function checkChangeable(top: ImageNode, params: ImageRebaseParams): void {
+  const { backing: name } = params;
+  if (newBacking(params) !== undefined && params['backing-format'] === undefined) {
+    throw new ImageError(
+      'invalid',
+      `Could not change the backing file to '${name}': backing format must be specified`,
+    );
+  }
+  if (top.format.changeBacking === undefined) throw changeError(unchangeable(top), name);
+}
+
+export async function putName(top: ImageNode, params: ImageRebaseParams): Promise<void> {
+  try {
+    await changeName(top, newBacking(params));
+  } catch (error) {
+    throw changeError(error, params.backing);
+  }
+}
+
 export async function rebase(
   params: ImageRebaseParams,
   context: OperationContext,
 ): Promise<ImageRebaseResult> {
-  const { backing: name, 'backing-format': format, unsafe = false, compress = false } = params;
+  if (params['dry-run'] === true) {
+    const { rebasePlan } = await import('./dry-run/rebase.js');
+    return rebasePlan(params, context);
+  }
+  const { unsafe = false, compress = false } = params;
   const top = await openImage(params.image, { writable: true, noBacking: unsafe }, context);
   const opened: ImageNode[] = [top];
   try {
-    if (compress && top.format.pack === undefined) {
-      throw new ImageError('unsupported', 'Compression not supported for this file format');
-    }
-    if (format !== undefined && !QEMU_FORMATS.has(format) && (await loadDriver(format)) === undefined) {
-      throw new ImageError('invalid', `Invalid format name: '${format}'`);
-    }
-    if (top.driver.tellsClusters === false) {
-      throw new ImageError('unsupported', 'could not get block driver info');
-    }
-    const named = name !== undefined && name !== '';
-    const backing = named ? { filename: name, format } : undefined;
+    await checkOptions(top, params);
+    const backing = newBacking(params);
     let to: ImageNode | undefined;
-    if (!unsafe && named) {
-      const { image, own } = await openNew(top, name, params, context);
+    if (!unsafe && backing !== undefined) {
+      const { image, own } = await openNew(top, backing.filename, params, context);
       if (own) opened.push(image);
       to = image;
     }
-    // Both are said before anything is copied: it would be in vain.
-    if (named && format === undefined) {
-      throw new ImageError(
-        'invalid',
-        `Could not change the backing file to '${name}': backing format must be specified`,
-      );
-    }
-    if (top.format.changeBacking === undefined) throw changeError(unchangeable(top), name);
+    // Said before anything is copied: it would be in vain.
+    checkChangeable(top, params);
     const job = { top, from: top.backing, to, compress };
     const totals = unsafe ? { written: 0, zeros: 0 } : await copyDifferences(job, context);
-    try {
-      await changeName(top, backing);
-    } catch (error) {
-      throw changeError(error, name);
-    }
+    await putName(top, params);
     const { size } = top;
     await closeAll(opened);
     context.progress({ phase: 'done', done: size, total: size, ...totals });

@@ -102,7 +102,8 @@ export async function snapshot(
     );
   }
   if (params['dry-run'] === true) {
-    if (action === 'list') throw new ImageError('invalid', "'dry-run' is not for 'list', which changes nothing");
+    if (action === 'list')
+      throw new ImageError('invalid', "'dry-run' is not for 'list', which changes nothing");
     const { snapshotPlan } = await import('./dry-run/change.js');
     return snapshotPlan(params, action, name!, context);
   }

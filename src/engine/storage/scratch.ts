@@ -94,7 +94,13 @@ export class ScratchStorage implements Storage {
       const zero = this.#zeros.run(index);
       const end = held.inside ? index + 1 : Math.min(held.end, zero.end);
       const part = into.subarray(done, Math.min(into.length, end * PAGE - at));
-      if (held.inside) part.set(this.#pages.get(index)!.subarray(from % PAGE).subarray(0, part.length));
+      if (held.inside)
+        part.set(
+          this.#pages
+            .get(index)!
+            .subarray(from % PAGE)
+            .subarray(0, part.length),
+        );
       else if (zero.inside || from >= this.below.size) part.fill(0);
       else await this.below.read(from, part);
       done += part.length;
@@ -163,6 +169,12 @@ export class ScratchStorage implements Storage {
     if (length > 0) this.#taken.add(Math.floor(at / PAGE), Math.ceil((at + length) / PAGE));
   }
 
+  /** As if bytes had been written there; what there was stays. */
+  pretendWrite(range: Range): void {
+    this.claim(range);
+    this.#size = Math.max(this.#size, range.at + range.length);
+  }
+
   /** Bytes that the host would have allocated at most: what was changed and is a hole now. */
   async needed(): Promise<number> {
     let bytes = 0;
@@ -210,7 +222,8 @@ export class ScratchStorage implements Storage {
     const first = Math.ceil(from / PAGE);
     // Past the size there are zeros anyway.
     const last = to >= this.#size ? Math.ceil(to / PAGE) : Math.floor(to / PAGE);
-    if (from % PAGE !== 0) await this.#clearIn(first - 1, from % PAGE, Math.min(PAGE, to - (first - 1) * PAGE));
+    if (from % PAGE !== 0)
+      await this.#clearIn(first - 1, from % PAGE, Math.min(PAGE, to - (first - 1) * PAGE));
     if (last < first) return;
     for (let at = first; at < last; ) {
       const { inside, end } = this.#held.run(at);

@@ -5,7 +5,7 @@ import { dryRun, planned } from './dry-run.js';
 
 export const imageRebase = command({
   name: 'image-rebase',
-  doc: 'Gives an image another backing file, or none. What the old backing file has and the new one has not is copied into the image first, so that it reads as before; with `unsafe` only the name is changed, and neither file needs to exist. A dry run checks `image` (opened, locked, allowed), `options`, `backing` (opened), `name` (put into the image), `copy` (places for what may differ) and `space`.',
+  doc: 'Gives an image another backing file, or none. What the old backing file has and the new one has not is copied into the image first, so that it reads as before; with `unsafe` only the name is changed, and neither file needs to exist. A dry run checks `image` (opened, locked, allowed), `options`, `backing` (opened), `changeable`, `copy` (places for what may differ), `name` (put into the image) and `space`.',
   params: v.strictObject({
     ...common,
     image: ImageRef,

@@ -16,11 +16,7 @@ export class Checks {
   }
 
   /** Looks, unless a check is not well that it `needs`; gives what was found, undefined where it failed or was skipped. */
-  async check<T>(
-    name: string,
-    needs: readonly string[],
-    look: () => T | Promise<T>,
-  ): Promise<T | undefined> {
+  async check<T>(name: string, needs: readonly string[], look: () => T | Promise<T>): Promise<T | undefined> {
     try {
       if (this.#context.signal.aborted) throw new ImageError('cancelled', 'The job was cancelled');
       const missing = needs.find((each) => this.#unwell(each));

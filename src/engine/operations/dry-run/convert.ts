@@ -1,8 +1,6 @@
 /** The dry run of a conversion. */
-import { lstatSync, type Stats } from 'node:fs';
 import type { ImageConvertParams, ImageConvertResult } from '../../../protocol/commands/image-convert.js';
 import { ImageError } from '../../error.js';
-import { absolutePath, checkAllowed } from '../../node/gate.js';
 import type { ImageNode } from '../../node/image.js';
 import { backingPath, openImage } from '../../node/open.js';
 import { Rehearsal } from '../../node/rehearsal.js';
@@ -10,11 +8,10 @@ import type { OperationContext } from '../context.js';
 import { checkFits, openTarget, snapshotView } from '../convert.js';
 import { checkApart, checkTarget, targetSpec } from '../convert-target.js';
 import { checkCreate } from '../create.js';
-import { creatablePath } from '../create-options.js';
 import { measure } from '../measure.js';
 import { Checks } from './checks.js';
 import { checkPlace } from './place.js';
-import { freeAt, Skipped, type Space } from './space.js';
+import { Skipped, type Space, spaceAt } from './space.js';
 
 export async function convertPlan(
   params: ImageConvertParams,
@@ -123,13 +120,5 @@ async function spaceFor(
     }
   }
   if (filename === undefined || params.create === false) return { ...measured, skipped: 'the target exists' };
-  try {
-    const path = absolutePath(creatablePath(filename), context.cwd);
-    checkAllowed(path, filename, 'caller', context.policy);
-    const before: Stats | undefined = lstatSync(path, { throwIfNoEntry: false });
-    const reclaimed = before?.isFile() === true && params.atomic !== true ? before.blocks * 512 : 0;
-    return { ...measured, free: await freeAt(path), reclaimed };
-  } catch {
-    return measured;
-  }
+  return { ...measured, ...(await spaceAt(filename, params.atomic === true, context)) };
 }

@@ -4,15 +4,7 @@ import { absolutePath } from '../../node/gate.js';
 import { Rehearsal } from '../../node/rehearsal.js';
 import type { Storage } from '../../storage/storage.js';
 import type { OperationContext } from '../context.js';
-import {
-  checkStaged,
-  checkValues,
-  heldFile,
-  makeImage,
-  named,
-  sizeError,
-  wantedImage,
-} from '../create.js';
+import { checkStaged, checkValues, heldFile, makeImage, named, sizeError, wantedImage } from '../create.js';
 import { settleSize } from '../create-backing.js';
 import { creatableDriver, creatablePath, effectiveOptions } from '../create-options.js';
 import { Checks } from './checks.js';

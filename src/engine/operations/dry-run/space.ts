@@ -1,8 +1,12 @@
 /** What an operation may need of the host's space, against what is free. */
+import { lstatSync } from 'node:fs';
 import { stat, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { ImageError } from '../../error.js';
+import { absolutePath, checkAllowed } from '../../node/gate.js';
 import type { Rehearsal } from '../../node/rehearsal.js';
+import type { OperationContext } from '../context.js';
+import { creatablePath } from '../create-options.js';
 
 /** Thrown where a check cannot be made. */
 export class Skipped extends Error {}
@@ -19,7 +23,7 @@ export interface Space {
 }
 
 /** In the file system that the file is in, or would be. */
-export async function freeAt(path: string): Promise<number | undefined> {
+async function freeAt(path: string): Promise<number | undefined> {
   try {
     const { bavail, bsize } = await statfs(path).catch(() => statfs(dirname(path)));
     return bavail * bsize;
@@ -55,6 +59,23 @@ export async function spaceOf({ storages }: Rehearsal): Promise<Space> {
 async function deviceOf(path: string): Promise<number | undefined> {
   const found = await stat(path).catch(() => stat(dirname(path)).catch(() => undefined));
   return found?.dev;
+}
+
+/** For a new file of that name; what it overwrites goes first. */
+export async function spaceAt(
+  filename: string,
+  atomic: boolean,
+  context: OperationContext,
+): Promise<Pick<Space, 'free' | 'reclaimed'>> {
+  try {
+    const path = absolutePath(creatablePath(filename), context.cwd);
+    checkAllowed(path, filename, 'caller', context.policy);
+    const before = lstatSync(path, { throwIfNoEntry: false });
+    const reclaimed = before?.isFile() === true && !atomic ? before.blocks * 512 : 0;
+    return { free: await freeAt(path), reclaimed };
+  } catch {
+    return {};
+  }
 }
 
 export function checkSpace({ required, free, reclaimed = 0, skipped }: Space): void {
