@@ -9,6 +9,8 @@ import { Spans } from './spans.js';
 import type { DataRun, MaybePromise, Preallocation, Range, Storage } from './storage.js';
 
 const PAGE = 4096;
+/** Of a file that hosts keep account of in one page, at least. */
+const RUNS_PER_PAGE = 64;
 
 /** What all storages of one attempt have in memory together. */
 export class ScratchMemory {
@@ -175,10 +177,12 @@ export class ScratchStorage implements Storage {
     this.#size = Math.max(this.#size, range.at + range.length);
   }
 
-  /** Bytes that the host would have allocated at most: what was changed and is a hole now. */
+  /** Bytes that the host would have allocated at most: what was changed and is a hole now, and its own account of that. */
   async needed(): Promise<number> {
     let bytes = 0;
+    let runs = 0;
     for (const [first, last] of this.#taken.runs()) {
+      runs++;
       for (let at = first * PAGE; at < last * PAGE; ) {
         const rest = last * PAGE - at;
         if (at >= this.below.size) {
@@ -190,7 +194,7 @@ export class ScratchStorage implements Storage {
         at += run.length;
       }
     }
-    return bytes;
+    return bytes === 0 ? 0 : bytes + PAGE * Math.ceil(1 + runs / RUNS_PER_PAGE);
   }
 
   #checkChange(operation: string, at: number, length: number): void {
