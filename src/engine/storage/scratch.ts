@@ -142,8 +142,10 @@ export class ScratchStorage implements Storage {
     const { filename, driver } = this;
     checkTruncate({ filename, driver, size: this.#size }, size, preallocation);
     if (driver === 'host_device') return;
+    // The first page of a new file is allocated.
     if (size < this.#size) await this.#clear(size, this.#size);
     else if (preallocation !== 'off') this.claim({ at: this.#size, length: size - this.#size });
+    else if (this.#size === 0 && size > 0) this.claim({ at: 0, length: PAGE });
     this.#size = size;
   }
 
