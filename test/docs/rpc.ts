@@ -2,6 +2,7 @@
 import type { GenericSchema } from 'valibot';
 import { BlockDeviceInfo, BlockdevOptions } from '../../src/protocol/commands/blockdev.js';
 import { FormatOptions, ImageRef, UserObject } from '../../src/protocol/commands/common.js';
+import { DryRunPlan } from '../../src/protocol/commands/dry-run.js';
 import { EventFilter } from '../../src/protocol/commands/events.js';
 import { ImageInfo } from '../../src/protocol/commands/image-info.js';
 import { ImageUser } from '../../src/protocol/commands/image-users.js';
@@ -21,6 +22,7 @@ const types: Readonly<Record<string, GenericSchema>> = {
   BlockDeviceInfo,
   ImageInfo,
   ImageUser,
+  DryRunPlan,
   EventFilter,
   JobOptions,
   JobStatus,

@@ -9,7 +9,7 @@ export const DryRunPlan = v.strictObject({
   /** In the order in which the operation itself would come to them. */
   checks: v.array(
     v.strictObject({
-      /** What is looked at: see below, at each operation. */
+      /** What is looked at: each operation says which checks there are. */
       name: v.string(),
       /** `skipped`: cannot be told, or not before another check is well. */
       status: v.picklist(['ok', 'failed', 'skipped']),
