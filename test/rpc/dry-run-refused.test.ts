@@ -306,6 +306,41 @@ const REFUSED: readonly Refused[] = [
     'target',
     'not-found',
   ],
+  [
+    'a conversion of nothing',
+    'image-convert',
+    { sources: [qcow2('none')], target: raw('c.raw') },
+    'sources',
+    'not-found',
+  ],
+  [
+    'a conversion to no folder',
+    'image-convert',
+    { sources: [qcow2('base.qcow2')], target: raw('nowhere/c.raw') },
+    'target',
+    'not-found',
+  ],
+  [
+    'a conversion over what is in use',
+    'image-convert',
+    { sources: [qcow2('base.qcow2')], target: raw('held.qcow2') },
+    'target',
+    'locked',
+  ],
+  [
+    'a conversion to a preallocation that there is not',
+    'image-convert',
+    { sources: [qcow2('base.qcow2')], target: raw('c.raw'), options: { preallocation: 'metadata' } },
+    'options',
+    'unsupported',
+  ],
+  [
+    'a conversion into what is too small',
+    'image-convert',
+    { sources: [qcow2('base.qcow2')], target: raw('plain.raw'), create: false },
+    'target',
+    'invalid',
+  ],
 ];
 
 describeInterop('dry runs of what would fail', () => {

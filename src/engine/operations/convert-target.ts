@@ -113,8 +113,13 @@ export async function createTarget(
     // A temporary file that was left behind by a crash is this call's now.
     return at === undefined ? created : [path];
   } catch (error) {
-    throw hostError(`${spec.filename}: error while converting ${spec.format}`, error);
+    throw creationError(error, params);
   }
+}
+
+/** Why the target could not be made. */
+export function creationError(error: unknown, { target }: ImageConvertParams): ImageError {
+  return hostError(`${target.filename}: error while converting ${target.format ?? 'raw'}`, error);
 }
 
 /** What a new image cannot be together with compressed, in the reference's words; options are not checked otherwise. */

@@ -6,7 +6,7 @@ import { backingPath, openImage } from '../../node/open.js';
 import { Rehearsal } from '../../node/rehearsal.js';
 import type { OperationContext } from '../context.js';
 import { checkFits, openTarget, snapshotView } from '../convert.js';
-import { checkApart, checkTarget, targetSpec } from '../convert-target.js';
+import { checkApart, checkTarget, creationError, targetSpec } from '../convert-target.js';
 import { checkCreate } from '../create.js';
 import { measure } from '../measure.js';
 import { Checks } from './checks.js';
@@ -28,8 +28,13 @@ export async function convertPlan(
     if (create) {
       await checks.check('options', ['sources', 'format'], () => checkOptions(params, size, context));
       await checks.check('backing', [], () => checkBacking(params, context));
-      await checks.check('target', ['format'], () => checkPlace(filename!, params.atomic === true, context));
-      await checks.check('apart', ['sources', 'target'], () => checkApart(sources!, params, context));
+      const atomic = params.atomic === true;
+      // What stands in the way of a temporary name is said without more.
+      const place = () => checkPlace(filename!, atomic, context);
+      await checks.check('target', ['format'], atomic ? place : () => making(params, place));
+      await checks.check('apart', ['sources', 'target'], () =>
+        making(params, () => checkApart(sources!, params, context)),
+      );
     } else {
       await checks.check('target', ['sources', 'format'], () => checkExisting(params, size, context));
     }
@@ -51,13 +56,22 @@ async function openSources(
   return [await snapshotView(opened[0]!, params.snapshot)];
 }
 
+/** In the words of a target that could not be made. */
+async function making<T>(params: ImageConvertParams, look: () => T | Promise<T>): Promise<T> {
+  try {
+    return await look();
+  } catch (error) {
+    throw creationError(error, params);
+  }
+}
+
 async function checkOptions(
   params: ImageConvertParams,
   size: number,
   context: OperationContext,
 ): Promise<void> {
   const spec = await targetSpec(params, size);
-  await checkCreate(spec);
+  await making(params, () => checkCreate(spec));
   const { format, options = {} } = spec;
   // Some formats look at their options no sooner than when they lay an image out: to measure one is to do that.
   await measure({ size, format, options }, context).catch((error: unknown) => {
