@@ -103,7 +103,8 @@ async function place(parts: WriteParts, next: Structure, context: AmendContext):
     }
     let slots = 0;
     for (const slot of next.blocks.keys()) slots = Math.max(slots, slot + 1);
-    const clusters = Math.ceil((slots * 8) / clusterSize);
+    // Damaged counts may say that nothing is in use, not even what they are in themselves.
+    const clusters = Math.max(1, Math.ceil((slots * 8) / clusterSize));
     if (clusters * clusterSize > MAX_REFCOUNT_TABLE_BYTES) {
       throw new ImageError('limit', 'Could not allocate the refcount table: File too large', {
         errno: 'EFBIG',

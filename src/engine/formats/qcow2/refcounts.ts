@@ -247,8 +247,9 @@ export class Refcounts {
     }
   }
 
-  /** Exactly `count` clusters in one run. */
+  /** Exactly `count` clusters, one at least, in one run. */
   async allocateRun(count: number): Promise<HostRun> {
+    if (count < 1) throw new RangeError(`a run of ${count} clusters`);
     this.#image.file.event?.('cluster_alloc');
     const entries = this.#geometry.refcountBlockEntries;
     // A new block takes the first cluster of its own range: no longer run would ever be free.

@@ -89,7 +89,10 @@ async function grow(parts: WriteParts, size: number, options: GrowOptions): Prom
   await zeroTail(parts);
   const entries = Math.ceil(size / image.geometry.l2Span);
   if (entries > image.l1.length / 2) await growL1(parts, entries);
-  if (image.dataFile !== undefined && image.dataFile.size < size) await image.dataFile.truncate(size);
+  // With preallocation it grows with that.
+  const { dataFile } = image;
+  if (preallocation === 'off' && dataFile !== undefined && dataFile.size < size)
+    await dataFile.truncate(size);
   // Preallocated before the size says so, and durable with it: the tables reach further than the image for a moment.
   if (preallocation !== 'off') {
     // The cluster that the old end is in may be the backing file's.
