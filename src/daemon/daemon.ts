@@ -14,7 +14,7 @@ import { ClaimError, claimSocket } from './listeners/claim.js';
 import { type OpenListeners, openListeners } from './listeners/open.js';
 import type { Accept, Transport } from './listeners/transport.js';
 import { createLog, type LogSink } from './log.js';
-import { giveMemoryBack } from './memory.js';
+import { collectAlone, giveMemoryBack } from './memory.js';
 import { Metrics } from './metrics/metrics.js';
 import type { Qmp } from './qmp/start.js';
 import { EventBus } from './sessions/events.js';
@@ -291,6 +291,7 @@ export async function main(argv: readonly string[], engine: string): Promise<voi
     process.exitCode = 2;
     return;
   }
+  collectAlone();
 
   const sink = createLog(config.logLevel);
   let daemon: Daemon;
