@@ -197,11 +197,8 @@ function headerOf(p: Plan): Header {
   };
 }
 
-/**
- * Header, refcount table, refcount blocks, L1 table, one after the other; the header last, so that it is true. Where all is to
- * have its place on the host (`whole`), the L1 table's last cluster too: a hole there is one more extent for good.
- */
-async function writeEmpty(file: Storage, header: Header, g: Geometry, whole: boolean): Promise<void> {
+/** Header, refcount table, refcount blocks, L1 table, one after the other; the header last, so that it is true. */
+async function writeEmpty(file: Storage, header: Header, g: Geometry): Promise<void> {
   const { clusterSize, refcountBlockEntries } = g;
   const l1Size = Math.ceil(Number(header.size) / g.l2Span);
   const l1Clusters = Math.ceil((l1Size * 8) / clusterSize);
@@ -239,9 +236,6 @@ async function writeEmpty(file: Storage, header: Header, g: Geometry, whole: boo
     await file.write(at, block);
   }
   await file.write(clusterSize, storeTable(table));
-  if (whole && l1Clusters > 0) {
-    await file.write(l1At + (l1Clusters - 1) * clusterSize, new Uint8Array(clusterSize));
-  }
   await file.flush();
   await file.write(0, head);
   await file.flush();
@@ -283,7 +277,7 @@ export async function createQcow2(context: CreateContext): Promise<void> {
       await dataFile.truncate(0);
       if (p.preallocation === 'off') await dataFile.truncate(p.size);
     }
-    await writeEmpty(context.file, header, p.geometry, p.preallocation !== 'off');
+    await writeEmpty(context.file, header, p.geometry);
     if (p.preallocation === 'off' || p.size === 0) {
       await dataFile?.flush();
       return;
