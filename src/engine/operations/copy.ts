@@ -379,8 +379,7 @@ class Copy {
           this.#passTurn(sequence);
           await writing;
         }
-        if (this.#options.countData === true) this.#finishedPieces(window.pieces);
-        else this.#finished(window.length);
+        this.#finished(window.length);
         if (--this.#open === 0) this.#allWritten?.();
       }
     } catch (error) {
@@ -499,6 +498,8 @@ class Copy {
     }
     this.#position = position;
     this.#open++;
+    // Windows end in any order: data is counted as they are handed out, in guest order, as the reference does.
+    if (this.#options.countData === true) this.#countPieces(pieces);
     return [{ at, length: position - at, pieces }, this.#sequence++];
   }
 
@@ -633,7 +634,7 @@ class Copy {
     this.#report();
   }
 
-  #finishedPieces(pieces: readonly WindowPiece[]): void {
+  #countPieces(pieces: readonly WindowPiece[]): void {
     const step = this.#options.compress ? this.#target.format.pack!.unit : STEP;
     for (const { run, before, cut } of pieces) {
       if (!this.#counts(run)) continue;
