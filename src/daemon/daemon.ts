@@ -198,6 +198,7 @@ export async function startDaemon(
         ...{ config: () => now, jobs, bus, log, methods, policy },
         run: (message, listener) => router.run(message, listener),
         nodes: () => images.query(true),
+        groups: images.groups,
         stop: () => void stop(false),
         admit() {
           if (stopping !== undefined) return { refuse: 'the daemon is shutting down' };

@@ -1,27 +1,11 @@
 /** The QMP dialect beside the reference's own: the same bytes to both, the same lines back. */
-import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, it } from 'vitest';
 import { reference, tempDir } from '../support/reference.js';
-import { startDaemon } from './support/daemon.js';
-import { normal, QmpPeer, startStorageDaemon } from './support/qmp.js';
+import { besideReference, normal, type Work } from './support/qmp.js';
 
 const folder = tempDir();
 
-async function both(name: string, work: (peer: QmpPeer, at: (file: string) => string) => Promise<unknown>) {
-  const results: unknown[] = [];
-  for (const side of ['theirs', 'ours']) {
-    const own = join(folder, `${name}-${side}`);
-    mkdirSync(own);
-    const socket = join(own, 'q.sock');
-    if (side === 'theirs') startStorageDaemon(socket);
-    else await startDaemon(join(own, 'j.sock'), ['--qmp-socket', socket], { real: true });
-    const peer = await QmpPeer.connect(socket);
-    results.push(await work(peer, (file) => join(own, file)));
-    peer.socket.destroy();
-  }
-  expect(JSON.stringify(results[1], undefined, 1)).toBe(JSON.stringify(results[0], undefined, 1));
-}
+const both = (name: string, work: Work) => besideReference(folder, name, work);
 
 const before = [
   `{"execute":"query-version"}`,

@@ -4,12 +4,20 @@ import { isAbsolute } from 'node:path';
 import { ImageError } from '../../engine/error.js';
 import { absolutePath, checkAllowed, type OpenPolicy } from '../../engine/node/gate.js';
 import type { BlockDeviceInfo } from '../../protocol/commands/blockdev.js';
+import type { UserObject } from '../../protocol/commands/common.js';
 import type { ImageUsers } from '../../protocol/commands/image-users.js';
 import { wireError } from '../../protocol/errors.js';
 import { HeldError, type HeldImages } from '../images/held.js';
 import { imageUsers } from '../images/image-users.js';
 import type { Owners } from '../images/owners.js';
 import { RpcError, rpcError } from '../sessions/rpc-error.js';
+
+/** Throttle groups that nodes may name. */
+export interface GroupAccess {
+  add(object: UserObject): Promise<void>;
+  /** Throws where a node names it. */
+  remove(id: string): Promise<void>;
+}
 
 export interface ImageHandlers {
   /** Nodes that are held. */
@@ -18,6 +26,7 @@ export interface ImageHandlers {
   del(node: string): Promise<Record<string, never>>;
   reopen(options: readonly unknown[], cwd?: string): Promise<Record<string, never>>;
   query(flat: boolean): Promise<BlockDeviceInfo[]>;
+  readonly groups: GroupAccess;
   users(of: {
     readonly filename?: string | undefined;
     readonly node?: string | undefined;
@@ -63,6 +72,10 @@ export function createImageHandlers(held: HeldImages, owners: Owners, policy: Op
       folder(cwd);
       await answered(held.reopen(options));
       return {};
+    },
+    groups: {
+      add: (object) => answered(held.addGroup(object)),
+      remove: (id) => answered(held.removeGroup(id)),
     },
     query: (flat) => answered(held.query(flat)),
     async users({ filename, node, cwd }) {

@@ -2,6 +2,7 @@
 import { Worker } from 'node:worker_threads';
 import type { OpenPolicy } from '../../engine/node/gate.js';
 import type { BlockDeviceInfo } from '../../protocol/commands/blockdev.js';
+import type { UserObject } from '../../protocol/commands/common.js';
 import type { EventName } from '../../protocol/events.js';
 import type { Log } from '../log.js';
 import type { Failure, RunMessage } from '../workers/messages.js';
@@ -54,6 +55,8 @@ interface Thread {
 export class HeldImages {
   readonly #settings: HeldSettings;
   readonly #nodes = new Map<string, NodeChange>();
+  /** Throttle groups by id: they outlive the thread. */
+  readonly #groups = new Map<string, UserObject>();
   #thread: Thread | undefined;
   #timer: NodeJS.Timeout | undefined;
   #pinger: NodeJS.Timeout | undefined;
@@ -88,6 +91,17 @@ export class HeldImages {
 
   async reopen(options: readonly unknown[]): Promise<void> {
     await this.#call({ method: 'reopen', options });
+  }
+
+  /** @param object a throttle group that was found valid. */
+  async addGroup(object: UserObject): Promise<void> {
+    this.#groups.set(object.id, object);
+    if (this.#thread !== undefined) await this.#call({ method: 'group-add', object });
+  }
+
+  async removeGroup(id: string): Promise<void> {
+    if (this.#thread !== undefined) await this.#call({ method: 'group-del', id });
+    this.#groups.delete(id);
   }
 
   async query(flat: boolean): Promise<BlockDeviceInfo[]> {
@@ -189,7 +203,7 @@ export class HeldImages {
   #started(): Thread {
     if (this.#thread !== undefined) return this.#thread;
     const { engine, memory, policy, owners } = this.#settings;
-    const data: EngineData = { engine, policy, owners: owners.table };
+    const data: EngineData = { engine, policy, owners: owners.table, groups: [...this.#groups.values()] };
     const worker = new Worker(new URL('./thread.js', import.meta.url), {
       workerData: data,
       resourceLimits: { maxOldGenerationSizeMb: memory },

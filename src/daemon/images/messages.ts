@@ -1,5 +1,6 @@
 /** What the main thread and the engine thread, which holds the images, say to each other. */
 import type { OpenPolicy } from '../../engine/node/gate.js';
+import type { UserObject } from '../../protocol/commands/common.js';
 import type { ControlMessage, Failure, FromWorker, RunMessage } from '../workers/messages.js';
 import type { NodeChange } from './nodes.js';
 
@@ -8,6 +9,8 @@ export interface EngineData {
   readonly engine: string;
   readonly owners: Int32Array;
   readonly policy: OpenPolicy;
+  /** The throttle groups that there are. */
+  readonly groups: readonly UserObject[];
 }
 
 export type EngineCall =
@@ -15,6 +18,8 @@ export type EngineCall =
   | { readonly method: 'del'; readonly node: string }
   | { readonly method: 'reopen'; readonly options: readonly unknown[] }
   | { readonly method: 'query'; readonly flat: boolean }
+  | { readonly method: 'group-add'; readonly object: UserObject }
+  | { readonly method: 'group-del'; readonly id: string }
   | { readonly method: 'users' | 'close' };
 
 export type ToEngine =

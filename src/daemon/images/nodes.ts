@@ -11,8 +11,10 @@ import type { OperationContext } from '../../engine/operations/context.js';
 import { ALL_PERMISSIONS, permissionsFor } from '../../engine/storage/permissions.js';
 import type { Storage } from '../../engine/storage/storage.js';
 import type { BlockDeviceInfo, BlockPermission } from '../../protocol/commands/blockdev.js';
+import type { UserObject } from '../../protocol/commands/common.js';
 import { describe } from './describe.js';
 import { Graph, type HeldNode, type JobUser } from './graph.js';
+import { Groups } from './groups.js';
 import { checkOptions, flat, type Tree } from './options.js';
 import { rehearsedView } from './rehearse.js';
 import { Reopener } from './reopen.js';
@@ -43,14 +45,16 @@ interface Added {
 export class HeldNodes {
   readonly #graph: Graph;
   readonly #policy: OpenPolicy;
+  readonly #groups: Groups;
   readonly #tell: (change: NodeChange) => void;
   readonly #owners = new Map<HeldNode, Added>();
   readonly #reopener: Reopener;
   /** Changes of the graph are made one after another. */
   #last: Promise<unknown> = Promise.resolve();
 
-  constructor(policy: OpenPolicy, tell: (change: NodeChange) => void) {
+  constructor(policy: OpenPolicy, groups: readonly UserObject[], tell: (change: NodeChange) => void) {
     this.#policy = policy;
+    this.#groups = new Groups(groups);
     this.#tell = tell;
     this.#graph = new Graph({ removed: (node) => this.#owners.delete(node) });
     this.#reopener = new Reopener(this.#graph);
@@ -62,13 +66,31 @@ export class HeldNodes {
     return result;
   }
 
+  /** What changes the graph does I/O that all others wait for: no limit holds it up. */
+  #changing<T>(work: () => Promise<T>): Promise<T> {
+    return this.#inTurn(work).finally(this.liftLimits());
+  }
+
+  /** Until what this returns is called. */
+  liftLimits(): () => void {
+    return this.#groups.lift();
+  }
+
+  addGroup(object: UserObject): Promise<void> {
+    return this.#inTurn(async () => this.#groups.add(object));
+  }
+
+  removeGroup(id: string): Promise<void> {
+    return this.#inTurn(async () => this.#groups.remove(id, this.#graph.nodes.values()));
+  }
+
   get size(): number {
     return this.#owners.size;
   }
 
   /** @param owner marks the descriptors of the files that are opened. */
   add(options: unknown, cwd: string, owner: number): Promise<void> {
-    return this.#inTurn(() => this.#add(options, cwd, owner));
+    return this.#changing(() => this.#add(options, cwd, owner));
   }
 
   async #add(raw: unknown, cwd: string, owner: number): Promise<void> {
@@ -97,7 +119,14 @@ export class HeldNodes {
     const from = flat(options);
     if (!writable) from.set('read-only', true);
     try {
-      await openTree(from, { writable }, contextFor(cwd, this.#policy, owner, nodes));
+      await openTree(
+        from,
+        { writable },
+        {
+          ...contextFor(cwd, this.#policy, owner, nodes),
+          throttleGroups: this.#groups.byId,
+        },
+      );
       const root = builder.root!;
       const { share } = options as { readonly share?: readonly BlockPermission[] };
       root.holder = root.users.add({
@@ -113,7 +142,7 @@ export class HeldNodes {
   }
 
   del(name: string): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#changing(async () => {
       const node = this.#graph.nodes.get(name);
       const added = node && this.#owners.get(node);
       try {
@@ -129,7 +158,7 @@ export class HeldNodes {
   }
 
   reopen(options: readonly unknown[]): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#changing(async () => {
       const changed = await this.#reopener.reopen(options, (name, parent) => this.#backing(name, parent));
       for (const node of changed) if (this.#owners.has(node)) this.#change('reopened', node);
     });
@@ -157,7 +186,7 @@ export class HeldNodes {
 
   /** Closes all; every node is closed even where one fails. */
   close(): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#changing(async () => {
       for (let left = [...this.#owners.keys()]; left.length > 0; ) {
         const free = left.filter((node) => node.users.list.length <= 1);
         // Users that are no nodes are jobs: those were ended before.
@@ -274,7 +303,7 @@ export class HeldNodes {
       close: async () => {
         node.views.delete(view);
         try {
-          if (mode === 'exclusive') await this.#inTurn(() => this.#settle(node, recorded));
+          if (mode === 'exclusive') await this.#changing(() => this.#settle(node, recorded));
           else if (mode === 'write') await image.flush();
         } finally {
           handle.remove();

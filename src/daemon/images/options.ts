@@ -103,17 +103,8 @@ async function check(tree: Tree, prefix: string, rest: readonly string[], depth 
   if (tree['detect-zeroes'] === 'unmap' && tree.discard !== 'unmap') {
     throw invalid('setting detect-zeroes to unmap is not allowed without setting discard operation to unmap');
   }
-  if (PROTOCOLS.has(name)) {
-    const own = PROTOCOL_OPTIONS[name];
-    // A filter opens its children itself, and refuses what it does not know.
-    if (own === undefined) return;
-    if ('filename' in own && tree.filename === undefined) {
-      throw invalid(`Parameter '${prefix}filename' is missing`);
-    }
-    for (const [key, type] of Object.entries(own)) take(key, type);
-  } else {
-    if (tree.file === undefined) throw invalid(`Parameter '${prefix}file' is missing`);
-    for (const child of ['file', 'backing', 'data-file']) {
+  const children = async (names: readonly string[]): Promise<void> => {
+    for (const child of names) {
       if (!left.delete(child)) continue;
       const value = tree[child];
       if (isTree(value)) await check(value, `${prefix}${child}.`, [], depth + 1);
@@ -122,6 +113,26 @@ async function check(tree: Tree, prefix: string, rest: readonly string[], depth 
         throw invalid(`Invalid parameter type for '${prefix}${child}', expected: ${type}`);
       }
     }
+  };
+  if (PROTOCOLS.has(name)) {
+    const own = PROTOCOL_OPTIONS[name];
+    if (name === 'throttle') {
+      for (const key of ['throttle-group', 'file']) {
+        if (tree[key] === undefined) throw invalid(`Parameter '${prefix}${key}' is missing`);
+      }
+      take('throttle-group', 'string');
+      await children(['file']);
+    } else if (own === undefined) {
+      // A filter opens its children itself, and refuses what it does not know.
+      return;
+    }
+    if (own !== undefined && 'filename' in own && tree.filename === undefined) {
+      throw invalid(`Parameter '${prefix}filename' is missing`);
+    }
+    for (const [key, type] of Object.entries(own ?? {})) take(key, type);
+  } else {
+    if (tree.file === undefined) throw invalid(`Parameter '${prefix}file' is missing`);
+    await children(['file', 'backing', 'data-file']);
     const { openOptions } = (await loadDriver(name))!;
     for (const { name: option, type } of openOptions) {
       const value = valueAt(tree, option);

@@ -6,13 +6,13 @@ import type { EngineCall, EngineData, FromEngine, ToEngine } from './messages.js
 import { HeldNodes } from './nodes.js';
 
 const port = parentPort!;
-const { engine: engineUrl, owners, policy } = workerData as EngineData;
+const { engine: engineUrl, owners, policy, groups } = workerData as EngineData;
 shareOwners(owners);
 const engine: Promise<Engine> = import(engineUrl);
 engine.catch(() => undefined);
 
 const post = (message: FromEngine): void => port.postMessage(message);
-const nodes = new HeldNodes(policy, (change) => post({ type: 'change', change }));
+const nodes = new HeldNodes(policy, groups, (change) => post({ type: 'change', change }));
 const jobs = new Map<string, RunningJob>();
 
 async function answer(call: EngineCall): Promise<unknown> {
@@ -25,6 +25,10 @@ async function answer(call: EngineCall): Promise<unknown> {
       return nodes.reopen(call.options);
     case 'query':
       return nodes.query(call.flat);
+    case 'group-add':
+      return nodes.addGroup(call.object);
+    case 'group-del':
+      return nodes.removeGroup(call.id);
     case 'users':
       return nodes.users();
     case 'close':
@@ -44,9 +48,15 @@ port.on('message', (message: ToEngine) => {
       });
       break;
     }
-    case 'control':
-      jobs.get(message.job)?.control(message.control);
+    case 'control': {
+      const running = jobs.get(message.job);
+      // What it has begun goes on at once: its end does not wait for limits.
+      if (message.control.type === 'cancel' && running !== undefined) {
+        void running.ended.then(nodes.liftLimits());
+      }
+      running?.control(message.control);
       break;
+    }
     case 'call': {
       const { id } = message;
       answer(message.call).then(

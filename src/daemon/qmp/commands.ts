@@ -7,6 +7,7 @@ import type { BlockDeviceInfo } from '../../protocol/commands/blockdev.js';
 import { type CommandName, commands } from '../../protocol/commands/index.js';
 import { JobOptions } from '../../protocol/commands/jobs.js';
 import { roleNeeded } from '../../protocol/roles.js';
+import type { GroupAccess } from '../handlers/images.js';
 import type { JobManager } from '../jobs/manager.js';
 import { type Call, type Method, RawJson } from '../sessions/rpc.js';
 import { QEMU_VERSION, VERSION } from '../version.js';
@@ -31,6 +32,7 @@ export interface QmpContext {
   /** JSON-RPC's. */
   readonly methods: Readonly<Record<string, Method>>;
   readonly bitmaps: BitmapAccess;
+  readonly groups: GroupAccess;
   readonly policy: OpenPolicy;
   /** Begins the end of the daemon; returns at once. */
   quit(): void;
@@ -62,7 +64,7 @@ const version = versionJson(QEMU_VERSION, `imgd ${VERSION}`);
 export function createQmpTable(context: QmpContext): QmpTable {
   const { jobs, methods } = context;
   const table = new Map<string, QmpCommand>();
-  const objects = new Objects(context.policy);
+  const objects = new Objects(context.policy, context.groups);
   const bitmaps = new Bitmaps(context.bitmaps);
   /** Files that jobs of blockdev-create are about, by the jobs' ids. */
   const created = new Map<string, string>();

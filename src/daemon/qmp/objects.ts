@@ -2,6 +2,9 @@
 import { readFileSync, statSync } from 'node:fs';
 import { errnoText, ImageError } from '../../engine/error.js';
 import { absolutePath, checkAllowed, type OpenPolicy } from '../../engine/node/gate.js';
+import { ThrottleGroup } from '../../engine/node/throttle-group.js';
+import type { UserObject } from '../../protocol/commands/common.js';
+import type { GroupAccess } from '../handlers/images.js';
 import type { ObjectOptions } from './declarations.js';
 import { QmpError } from './reply.js';
 
@@ -19,25 +22,46 @@ export function wellFormed(id: string): boolean {
   return /^[A-Za-z][A-Za-z0-9._-]{0,127}$/.test(id);
 }
 
+/** Throws where its limits are none. */
+function checkGroup(object: UserObject): void {
+  try {
+    new ThrottleGroup(object);
+  } catch (error) {
+    throw error instanceof ImageError ? new QmpError(error.message) : error;
+  }
+}
+
 export class Objects {
   readonly #objects = new Map<string, ObjectOptions>();
   readonly #policy: OpenPolicy;
+  readonly #groups: GroupAccess;
 
-  constructor(policy: OpenPolicy) {
+  constructor(policy: OpenPolicy, groups: GroupAccess) {
     this.#policy = policy;
+    this.#groups = groups;
   }
 
-  add(object: ObjectOptions): void {
+  async add(object: ObjectOptions): Promise<void> {
     const { id } = object;
     if (!wellFormed(id)) throw new QmpError("Parameter 'id' expects an identifier");
+    if (object['qom-type'] === 'throttle-group') checkGroup(object);
     if (this.#objects.has(id)) {
       throw new QmpError(`attempt to add duplicate property '${id}' to object (type 'container')`);
     }
     if (this.#objects.size >= MAX_OBJECTS) throw new QmpError(`more than ${MAX_OBJECTS} objects`);
     this.#objects.set(id, object['qom-type'] === 'secret' ? this.#secret(object) : object);
+    if (object['qom-type'] !== 'throttle-group') return;
+    try {
+      await this.#groups.add(object);
+    } catch (error) {
+      this.#objects.delete(id);
+      throw error;
+    }
   }
 
-  delete(id: string): void {
+  async delete(id: string): Promise<void> {
+    const object = this.#objects.get(id);
+    if (object?.['qom-type'] === 'throttle-group') await this.#groups.remove(id);
     if (!this.#objects.delete(id)) throw new QmpError(`object '${id.slice(0, 128)}' not found`);
   }
 

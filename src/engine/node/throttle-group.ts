@@ -13,6 +13,8 @@ const SIDES = ['total', 'read', 'write'] as const;
 const MAX_LIMIT = 1e15;
 /** Where no burst is given, a tenth of a second's worth may pass at once. */
 const SLICES = 10;
+/** setTimeout takes at most 2^31-1 ms; longer waits are looked at again. */
+const MAX_TIMER_MS = 60_000;
 
 function invalid(text: string): ImageError {
   return new ImageError('invalid', text);
@@ -92,6 +94,13 @@ class Bucket {
     this.#level += units;
     this.#burstLevel += units;
   }
+
+  /** As `fill`, but nobody has to wait for it later: a full bucket stays as it is. */
+  fillToBrim(units: number): void {
+    this.#level = Math.max(this.#level, Math.min(this.#level + units, this.#brim));
+    const brim = this.#burstBrim ?? Number.POSITIVE_INFINITY;
+    this.#burstLevel = Math.max(this.#burstLevel, Math.min(this.#burstLevel + units, brim));
+  }
 }
 
 export class ThrottleGroup {
@@ -99,11 +108,15 @@ export class ThrottleGroup {
   readonly #requests: Record<Direction, Bucket[]> = { read: [], write: [] };
   /** Bytes that count as one request; 0: all do. */
   readonly #requestSize: number;
-  readonly #signal: AbortSignal;
+  readonly #signal: AbortSignal | undefined;
+  #lifted = 0;
+  /** Those that wait, to be woken when the limits are lifted. */
+  readonly #sleepers = new Set<() => void>();
   /** Requests pass in the order in which they came. */
   readonly #last: Record<Direction, Promise<void>> = { read: Promise.resolve(), write: Promise.resolve() };
 
-  constructor(object: UserObject, signal: AbortSignal) {
+  /** @param signal ends the waiting, where the group is of one operation. */
+  constructor(object: UserObject, signal?: AbortSignal) {
     const limits = limitsOf(object);
     const limit = (name: string) => limits.get(name) ?? 0;
     this.#signal = signal;
@@ -151,45 +164,70 @@ export class ThrottleGroup {
 
   /** Resolves when a request may go on; rejects where its operation is cancelled. */
   pass(direction: Direction, bytes: number): Promise<void> {
+    if (this.#lifted > 0) {
+      this.#count(direction, bytes);
+      return Promise.resolve();
+    }
     const passed = this.#last[direction].then(() => this.#pass(direction, bytes));
     this.#last[direction] = passed.catch(() => {});
     return passed;
   }
 
   async #pass(direction: Direction, bytes: number): Promise<void> {
-    const sizes = this.#bytes[direction];
-    const requests = this.#requests[direction];
-    const all = [...sizes, ...requests];
-    for (;;) {
+    const all = [...this.#bytes[direction], ...this.#requests[direction]];
+    while (this.#lifted === 0) {
       const seconds = Math.max(0, ...all.map((bucket) => bucket.wait()));
       if (seconds === 0) break;
-      await sleep(seconds * 1000, this.#signal);
+      await this.#sleep(seconds * 1000);
     }
-    for (const bucket of sizes) bucket.fill(bytes);
-    const size = this.#requestSize;
-    for (const bucket of requests) bucket.fill(size > 0 && bytes > size ? bytes / size : 1);
+    this.#count(direction, bytes);
   }
-}
 
-/** setTimeout takes at most 2^31-1 ms; longer waits are looked at again. */
-const MAX_TIMER_MS = 60_000;
+  #count(direction: Direction, bytes: number): void {
+    const fill = this.#lifted > 0 ? 'fillToBrim' : 'fill';
+    for (const bucket of this.#bytes[direction]) bucket[fill](bytes);
+    const size = this.#requestSize;
+    for (const bucket of this.#requests[direction]) {
+      bucket[fill](size > 0 && bytes > size ? bytes / size : 1);
+    }
+  }
 
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(cancelledError(signal));
-    const stop = () => {
-      clearTimeout(timer);
-      reject(cancelledError(signal));
+  /**
+   * Nobody waits until what this returns is called, as in QEMU while a node is drained: who waits for the end of requests
+   * must not wait for the limits, and a request that was begun must not fail because of them.
+   */
+  lift(): () => void {
+    this.#lifted++;
+    for (const wake of [...this.#sleepers]) wake();
+    let over = false;
+    return () => {
+      if (!over) this.#lifted--;
+      over = true;
     };
-    const timer = setTimeout(
-      () => {
-        signal.removeEventListener('abort', stop);
+  }
+
+  #sleep(ms: number): Promise<void> {
+    const signal = this.#signal;
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted === true) return reject(cancelledError(signal));
+      const end = () => {
+        clearTimeout(timer);
+        this.#sleepers.delete(wake);
+        signal?.removeEventListener('abort', stop);
+      };
+      const wake = () => {
+        end();
         resolve();
-      },
-      Math.min(Math.ceil(ms), MAX_TIMER_MS),
-    );
-    signal.addEventListener('abort', stop, { once: true });
-  });
+      };
+      const stop = () => {
+        end();
+        reject(cancelledError(signal!));
+      };
+      const timer = setTimeout(wake, Math.min(Math.ceil(ms), MAX_TIMER_MS));
+      this.#sleepers.add(wake);
+      signal?.addEventListener('abort', stop, { once: true });
+    });
+  }
 }
 
 /** The throttle groups among a request's objects, by id. */

@@ -1,8 +1,9 @@
 /** QMP connections for tests, as plain bytes: to imgd, and to the reference's storage daemon. */
 import { spawn } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
+import { expect, onTestFinished } from 'vitest';
 import { reference } from '../../support/reference.js';
 import { type RunningDaemon, sleep, startDaemon } from './daemon.js';
 
@@ -121,6 +122,37 @@ export function startStorageDaemon(socket: string): void {
     { stdio: 'ignore' },
   );
   onTestFinished(() => void child.kill('SIGKILL'));
+}
+
+export type Work = (peer: QmpPeer, at: (file: string) => string) => Promise<unknown>;
+
+/** The same work with the reference's daemon and with ours, each in a folder of its own: what it gives must be the same. */
+export async function besideReference(folder: string, name: string, work: Work): Promise<void> {
+  const results: unknown[] = [];
+  for (const side of ['theirs', 'ours']) {
+    const own = join(folder, `${name}-${side}`);
+    mkdirSync(own);
+    const socket = join(own, 'q.sock');
+    if (side === 'theirs') startStorageDaemon(socket);
+    else await startDaemon(join(own, 'j.sock'), ['--qmp-socket', socket], { real: true });
+    const peer = await QmpPeer.connect(socket);
+    results.push(await work(peer, (file) => join(own, file)));
+    peer.socket.destroy();
+  }
+  expect(JSON.stringify(results[1], undefined, 1)).toBe(JSON.stringify(results[0], undefined, 1));
+}
+
+/** Commands in turn: each with the result, or the error's text. */
+export async function inTurn(
+  peer: QmpPeer,
+  script: readonly (readonly [string, object])[],
+): Promise<unknown[]> {
+  const seen: unknown[] = [];
+  for (const [command, given] of script) {
+    const reply = await peer.call(command, given);
+    seen.push([command, given, reply.error?.desc ?? reply.return]);
+  }
+  return seen;
 }
 
 /** Without what differs from one run or version to the next. */
