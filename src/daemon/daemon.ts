@@ -198,7 +198,7 @@ export async function startDaemon(
         ...{ config: () => now, jobs, bus, log, methods, policy },
         run: (message, listener) => router.run(message, listener),
         nodes: () => images.query(true),
-        groups: images.groups,
+        ...{ groups: images.groups, nodeBitmaps: images.bitmaps },
         stop: () => void stop(false),
         admit() {
           if (stopping !== undefined) return { refuse: 'the daemon is shutting down' };

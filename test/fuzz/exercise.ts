@@ -158,6 +158,7 @@ async function look(driver: FormatDriver, opened: Opened, random: Random): Promi
   checkSize(node);
   await allowed(() => node.info());
   await allowed(() => node.bitmaps?.());
+  await allowed(() => node.bitmapStore?.counts());
   await walk(node);
   await read(imageOf(driver, opened), random);
   const { snapshots } = node;

@@ -109,27 +109,30 @@ describe('arguments', () => {
 describe('objects', () => {
   const secret = (id: string, more = {}) => ({ 'qom-type': 'secret', id, data: 'x', ...more }) as const;
 
-  it('go only to those who name them', () => {
-    const objects = new Objects({});
-    for (const id of ['s', 's.1', 'other']) objects.add(secret(id));
+  const nobody = { add: () => Promise.reject(), remove: () => Promise.reject() };
+
+  it('go only to those who name them', async () => {
+    const objects = new Objects({}, nobody);
+    for (const id of ['s', 's.1', 'other']) await objects.add(secret(id));
     const ids = (value: unknown) => objects.referenced(value).map(({ id }) => id);
     expect(ids({ options: { 'encrypt.key-secret': 's' } })).toEqual(['s']);
     expect(ids({ 'image-opts': 'driver=luks,key-secret=s.1,file.filename=x' })).toEqual(['s.1']);
     expect(ids({ filename: 'sx s-1 another' })).toEqual([]);
-    objects.delete('s');
+    await objects.delete('s');
     expect(ids(['s'])).toEqual([]);
   });
 
-  it('are read from a file when they are made, and from no pipe and no place outside of the roots', () => {
+  it('are read from a file when they are made, and from no pipe and no place outside of the roots', async () => {
     const file = join(folder, 'secret');
     writeFileSync(file, 'from a file');
-    const objects = new Objects({ roots: [folder] });
-    objects.add({ 'qom-type': 'secret', id: 'f', file });
+    const objects = new Objects({ roots: [folder] }, nobody);
+    await objects.add({ 'qom-type': 'secret', id: 'f', file });
     expect(objects.referenced('f')).toEqual([
       { 'qom-type': 'secret', id: 'f', data: 'from a file', format: 'raw' },
     ]);
-    expect(() => objects.add({ 'qom-type': 'secret', id: 'g', file: '/etc/hostname' })).toThrow();
-    expect(() => objects.add({ 'qom-type': 'secret', id: 'g', file: folder })).toThrow('not a file');
+    const add = (file: string) => objects.add({ 'qom-type': 'secret', id: 'g', file });
+    await expect(add('/etc/hostname')).rejects.toThrow();
+    await expect(add(folder)).rejects.toThrow('not a file');
   });
 });
 

@@ -9,6 +9,8 @@ import type { ImageUsers } from '../../protocol/commands/image-users.js';
 import { wireError } from '../../protocol/errors.js';
 import { HeldError, type HeldImages } from '../images/held.js';
 import { imageUsers } from '../images/image-users.js';
+import type { BitmapChange } from '../images/node-bitmaps.js';
+import type { NodeBitmaps } from '../images/nodes.js';
 import type { Owners } from '../images/owners.js';
 import { RpcError, rpcError } from '../sessions/rpc-error.js';
 
@@ -19,6 +21,13 @@ export interface GroupAccess {
   remove(id: string): Promise<void>;
 }
 
+/** Dirty bitmaps of nodes. */
+export interface NodeBitmapAccess {
+  of(node: string): Promise<NodeBitmaps | undefined>;
+  /** Of one that is not in an image. */
+  change(change: BitmapChange): Promise<void>;
+}
+
 export interface ImageHandlers {
   /** Nodes that are held. */
   readonly count: number;
@@ -27,6 +36,7 @@ export interface ImageHandlers {
   reopen(options: readonly unknown[], cwd?: string): Promise<Record<string, never>>;
   query(flat: boolean): Promise<BlockDeviceInfo[]>;
   readonly groups: GroupAccess;
+  readonly bitmaps: NodeBitmapAccess;
   users(of: {
     readonly filename?: string | undefined;
     readonly node?: string | undefined;
@@ -76,6 +86,10 @@ export function createImageHandlers(held: HeldImages, owners: Owners, policy: Op
     groups: {
       add: (object) => answered(held.addGroup(object)),
       remove: (id) => answered(held.removeGroup(id)),
+    },
+    bitmaps: {
+      of: (node) => answered(held.bitmaps(node)),
+      change: (change) => answered(held.changeBitmap(change)),
     },
     query: (flat) => answered(held.query(flat)),
     async users({ filename, node, cwd }) {

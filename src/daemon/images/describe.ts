@@ -5,6 +5,7 @@ import { imageInfo, storageInfo } from '../../engine/operations/info.js';
 import type { BlockDeviceInfo } from '../../protocol/commands/blockdev.js';
 import type { ImageInfo } from '../../protocol/commands/image-info.js';
 import type { HeldNode } from './graph.js';
+import { listBitmaps } from './node-bitmaps.js';
 
 /** Chains are cut here: what is deeper was refused when it was opened. */
 const MAX_DEPTH = 300;
@@ -81,6 +82,7 @@ export async function describe(nodes: readonly HeldNode[], flat: boolean): Promi
     const image = await (flat ? ownInfo(node) : withBacking(node, infos)).catch(() => undefined);
     if (image === undefined) continue;
     const { settings } = node;
+    const bitmaps = await listBitmaps(node, true).catch(() => []);
     const backing = node.image?.format.backing;
     const below = node.children.get('backing')?.to;
     told.push({
@@ -104,6 +106,7 @@ export async function describe(nodes: readonly HeldNode[], flat: boolean): Promi
       image,
       cache: { writeback: true, direct: settings.direct, 'no-flush': settings.noFlush },
       write_threshold: 0,
+      ...(bitmaps.length === 0 ? {} : { 'dirty-bitmaps': bitmaps }),
     });
   }
   return told;

@@ -55,6 +55,8 @@ export class HeldNode implements GraphNode {
   options: Readonly<Record<string, unknown>> | undefined;
   /** The names of those whose backing file it is. */
   readonly backingOf = new Set<string>();
+  /** Bitmaps by name, in the order in which they came: those in the image as far as they were seen. */
+  bitmapNames: string[] = [];
   /** Written by a job for as long as that lasts, though read-only otherwise. */
   promoted = false;
 

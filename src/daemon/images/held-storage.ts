@@ -1,9 +1,12 @@
 /** A held node's bytes, for one of those that stand on it. The storage behind may be opened anew under all of them. */
+
+import type { DirtyBitmaps } from '../../engine/node/dirty-bitmaps.js';
 import type { FileIdentity } from '../../engine/storage/file-storage.js';
 import type { DataRun, MaybePromise, Preallocation, Range, Storage } from '../../engine/storage/storage.js';
 
 export interface Held {
   storage: Storage;
+  dirtyBitmaps?: DirtyBitmaps;
 }
 
 export class HeldStorage implements Storage {
@@ -62,19 +65,25 @@ export class HeldStorage implements Storage {
   }
 
   write(at: number, from: Uint8Array): Promise<void> {
-    return this.#held.storage.write(at, from);
+    return this.#recorded({ at, length: from.byteLength }, this.#held.storage.write(at, from));
   }
 
   zero(range: Range, options?: { readonly unmap?: boolean }): Promise<void> {
-    return this.#held.storage.zero(range, options);
+    return this.#recorded(range, this.#held.storage.zero(range, options));
   }
 
   discard(range: Range): Promise<void> {
-    return this.#held.storage.discard(range);
+    return this.#recorded(range, this.#held.storage.discard(range));
   }
 
-  truncate(size: number, preallocation?: Preallocation): Promise<void> {
-    return this.#held.storage.truncate(size, preallocation);
+  async truncate(size: number, preallocation?: Preallocation): Promise<void> {
+    await this.#held.storage.truncate(size, preallocation);
+    this.#held.dirtyBitmaps?.resized();
+  }
+
+  /** A bitmap may come while the request is under way. */
+  #recorded({ at, length }: Range, request: Promise<void>): Promise<void> {
+    return request.finally(() => this.#held.dirtyBitmaps?.record(at, length));
   }
 
   flush(): Promise<void> {

@@ -8,7 +8,8 @@ import type { Log } from '../log.js';
 import type { Failure, RunMessage } from '../workers/messages.js';
 import type { Assignment, JobListener } from '../workers/pool.js';
 import type { EngineCall, EngineData, FromEngine, ToEngine } from './messages.js';
-import type { NodeChange, UserOfNode } from './nodes.js';
+import type { BitmapChange } from './node-bitmaps.js';
+import type { NodeBitmaps, NodeChange, UserOfNode } from './nodes.js';
 import type { Owners } from './owners.js';
 
 export interface HeldSettings {
@@ -107,6 +108,16 @@ export class HeldImages {
   async query(flat: boolean): Promise<BlockDeviceInfo[]> {
     if (this.#thread === undefined) return [];
     return JSON.parse(await this.#call({ method: 'query', flat })) as BlockDeviceInfo[];
+  }
+
+  async bitmaps(node: string): Promise<NodeBitmaps | undefined> {
+    if (this.#thread === undefined) return undefined;
+    return JSON.parse(await this.#call({ method: 'bitmaps', node })).of;
+  }
+
+  /** Changes a bitmap that is not in an image. */
+  async changeBitmap(change: BitmapChange): Promise<void> {
+    await this.#call({ method: 'bitmap', change });
   }
 
   async users(): Promise<(UserOfNode & { readonly owner: number })[]> {

@@ -2,6 +2,7 @@
 import type { OpenPolicy } from '../../engine/node/gate.js';
 import type { UserObject } from '../../protocol/commands/common.js';
 import type { ControlMessage, Failure, FromWorker, RunMessage } from '../workers/messages.js';
+import type { BitmapChange } from './node-bitmaps.js';
 import type { NodeChange } from './nodes.js';
 
 export interface EngineData {
@@ -18,6 +19,8 @@ export type EngineCall =
   | { readonly method: 'del'; readonly node: string }
   | { readonly method: 'reopen'; readonly options: readonly unknown[] }
   | { readonly method: 'query'; readonly flat: boolean }
+  | { readonly method: 'bitmaps'; readonly node: string }
+  | { readonly method: 'bitmap'; readonly change: BitmapChange }
   | { readonly method: 'group-add'; readonly object: UserObject }
   | { readonly method: 'group-del'; readonly id: string }
   | { readonly method: 'users' | 'close' };

@@ -1,6 +1,7 @@
 /** The held images of one engine thread: what the commands do to them, and what a job gets of them. */
 import { ImageError } from '../../engine/error.js';
 import { loadDriver } from '../../engine/formats/index.js';
+import type { DirtyBitmaps } from '../../engine/node/dirty-bitmaps.js';
 import type { OpenPolicy } from '../../engine/node/gate.js';
 import { ImageNode, type NodeName } from '../../engine/node/image.js';
 import type { NodeScope } from '../../engine/node/node-scope.js';
@@ -10,11 +11,12 @@ import type { Rehearsal } from '../../engine/node/rehearsal.js';
 import type { OperationContext } from '../../engine/operations/context.js';
 import { ALL_PERMISSIONS, permissionsFor } from '../../engine/storage/permissions.js';
 import type { Storage } from '../../engine/storage/storage.js';
-import type { BlockDeviceInfo, BlockPermission } from '../../protocol/commands/blockdev.js';
+import type { BlockDeviceInfo, BlockPermission, DirtyBitmapInfo } from '../../protocol/commands/blockdev.js';
 import type { UserObject } from '../../protocol/commands/common.js';
 import { describe } from './describe.js';
 import { Graph, type HeldNode, type JobUser } from './graph.js';
 import { Groups } from './groups.js';
+import { type BitmapChange, changeBitmap, listBitmaps } from './node-bitmaps.js';
 import { checkOptions, flat, type Tree } from './options.js';
 import { rehearsedView } from './rehearse.js';
 import { Reopener } from './reopen.js';
@@ -30,6 +32,13 @@ export interface NodeChange {
   readonly owner: number;
   /** Of `lost`. */
   readonly reason?: string;
+}
+
+export interface NodeBitmaps {
+  /** Whether bitmaps can be stored in it. */
+  readonly stores: boolean;
+  readonly readOnly: boolean;
+  readonly bitmaps: readonly DirtyBitmapInfo[];
 }
 
 export interface UserOfNode {
@@ -166,6 +175,20 @@ export class HeldNodes {
 
   query(flatly: boolean): Promise<BlockDeviceInfo[]> {
     return this.#inTurn(() => describe(this.#graph.list(), flatly));
+  }
+
+  /** The bitmaps of a node, without counts; undefined where there is no such node. */
+  bitmaps(name: string): Promise<NodeBitmaps | undefined> {
+    return this.#inTurn(async () => {
+      const node = this.#graph.nodes.get(name);
+      if (node === undefined) return undefined;
+      const stores = node.image?.format.bitmapStore !== undefined;
+      return { stores, readOnly: !node.writable, bitmaps: await listBitmaps(node, false) };
+    });
+  }
+
+  changeBitmap(change: BitmapChange): Promise<void> {
+    return this.#inTurn(() => changeBitmap(change, (node) => this.#graph.find(node)));
   }
 
   /** Who uses each node that blockdev-add has made. */
@@ -325,7 +348,10 @@ export class HeldNodes {
       remove();
       await close();
     };
-    return overRaw(rehearsal?.over(storage, path) ?? storage, storage.writable, path, name);
+    if (rehearsal !== undefined) {
+      return overRaw(rehearsal.over(storage, path) ?? storage, storage.writable, path, name);
+    }
+    return overRaw(storage, storage.writable, path, name, node.file!.dirtyBitmaps);
   }
 
   /** After a job that may have changed anything: what is in memory becomes what is on the disk. */
@@ -335,6 +361,7 @@ export class HeldNodes {
       await image.flush();
       await this.#graph.demote(node);
       await this.#graph.reload(node, {});
+      image.dirtyBitmaps?.resized();
       const explicit = node.options !== undefined && 'backing' in node.options;
       if (image.format.backing?.filename !== recorded && !explicit) {
         await this.#graph.reload(node, { backing: 'open' });
@@ -404,6 +431,7 @@ async function overRaw(
   writable: boolean,
   path: string | undefined,
   name: NodeName,
+  bitmaps?: DirtyBitmaps,
 ): Promise<ImageNode> {
   const driver = (await loadDriver('raw'))!;
   const format = await driver.open({
@@ -416,5 +444,7 @@ async function overRaw(
     warn: () => {},
   });
   const { filename } = file;
-  return new ImageNode({ filename, path, driver, format, file, backing: undefined, writable, name });
+  const image = new ImageNode({ filename, path, driver, format, file, backing: undefined, writable, name });
+  image.dirtyBitmaps = bitmaps;
+  return image;
 }

@@ -13,6 +13,7 @@ export async function rehearsedView(
 ): Promise<ImageNode> {
   const { format: held, path, backing } = image;
   const view = image.view({
+    apart: true,
     close: async () => {
       try {
         if (view.format !== held) await view.format.close();

@@ -25,6 +25,10 @@ async function answer(call: EngineCall): Promise<unknown> {
       return nodes.reopen(call.options);
     case 'query':
       return nodes.query(call.flat);
+    case 'bitmaps':
+      return { of: await nodes.bitmaps(call.node) };
+    case 'bitmap':
+      return nodes.changeBitmap(call.change);
     case 'group-add':
       return nodes.addGroup(call.object);
     case 'group-del':

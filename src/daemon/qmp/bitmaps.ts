@@ -1,24 +1,21 @@
 /** Dirty bitmaps of held nodes, and transactions of their changes: all are made, or none is left. */
-import { PROTOCOLS } from '../../engine/node/open-storage.js';
-import type { BlockDeviceInfo } from '../../protocol/commands/blockdev.js';
+import type { DirtyBitmapInfo } from '../../protocol/commands/blockdev.js';
 import type { ImageBitmapParams } from '../../protocol/commands/image-bitmap.js';
+import type { NodeBitmapAccess } from '../handlers/images.js';
+import type { NodeBitmaps } from '../images/nodes.js';
 import { RpcError } from '../sessions/rpc-error.js';
 import type { Bitmap, BitmapAdd, BitmapMerge, TransactionAction } from './declarations.js';
 import { QmpError } from './reply.js';
 
-export interface BitmapAccess {
-  /** Performs image-bitmap on a held node. */
+export interface BitmapAccess extends NodeBitmapAccess {
+  /** Performs image-bitmap on a held node: changes of what is in the image. */
   perform(params: ImageBitmapParams): Promise<unknown>;
-  nodes(): Promise<readonly BlockDeviceInfo[]>;
-}
-
-interface Stored {
-  readonly name: string;
-  readonly granularity: number;
-  readonly flags: readonly string[];
 }
 
 type Actions = ImageBitmapParams['actions'];
+type Change = 'remove' | 'clear' | 'enable' | 'disable';
+
+const MAX_NAME = 1023;
 
 /** What a transaction has done so far. */
 interface Done {
@@ -32,7 +29,8 @@ interface Done {
   readonly removed: Set<string>;
 }
 
-const notFound = (name: string) => new QmpError(`Dirty bitmap '${name}' not found`);
+const inUse = (name: string) =>
+  new QmpError(`Bitmap '${name}' is currently in use by another operation and cannot be used`);
 
 export class Bitmaps {
   readonly #access: BitmapAccess;
@@ -66,14 +64,8 @@ export class Bitmaps {
       case 'block-dirty-bitmap-merge':
         return this.#merge(action.data);
       default: {
-        const { node, name } = action.data;
-        const kind = action.type.slice('block-dirty-bitmap-'.length) as
-          | 'remove'
-          | 'clear'
-          | 'enable'
-          | 'disable';
-        await this.#stored(action.data, kind === 'remove');
-        return this.#perform(node, name, [{ action: kind }]);
+        const kind = action.type.slice('block-dirty-bitmap-'.length) as Change;
+        return this.#change(await this.#changeable(action.data), action.data, kind);
       }
     }
   }
@@ -95,88 +87,112 @@ export class Bitmaps {
     if (action.type === 'abort') return this.#single(action);
     const { node } = action.data;
     const name = 'target' in action.data ? action.data.target : action.data.name;
-    if (done.removed.has(`${node}/${name}`)) throw notFound(name);
+    const place = { node, name };
+    if (action.type === 'block-dirty-bitmap-add') {
+      await this.#add(action.data);
+      const added = await this.#find(place);
+      done.undo.push(() => this.#change(added, place, 'remove'));
+      return;
+    }
+    for (const used of [place, ...('target' in action.data ? sourcesOf(action.data) : [])]) {
+      if (done.removed.has(`${used.node}/${used.name}`)) throw inUse(used.name);
+    }
+    const found = await this.#changeable(place);
     switch (action.type) {
-      case 'block-dirty-bitmap-add':
-        await this.#single(action);
-        done.undo.push(() => this.#perform(node, name, [{ action: 'remove' }]));
-        return;
       case 'block-dirty-bitmap-enable':
-      case 'block-dirty-bitmap-disable': {
-        const { flags } = await this.#stored({ node, name });
-        const before = flags.includes('auto') ? 'enable' : 'disable';
+      case 'block-dirty-bitmap-disable':
         await this.#single(action);
-        done.undo.push(() => this.#perform(node, name, [{ action: before }]));
+        done.undo.push(() => this.#change(found, place, found.recording ? 'enable' : 'disable'));
         return;
-      }
       case 'block-dirty-bitmap-remove':
-        await this.#stored({ node, name }, true);
         done.removed.add(`${node}/${name}`);
         done.commit.push(() => this.#single(action));
         return;
       default: {
-        const copy = await this.#copy(node, name);
-        done.clean.push(() => this.#perform(node, copy, [{ action: 'remove' }]));
-        done.undo.push(() =>
-          this.#perform(node, name, [{ action: 'clear' }, { action: 'merge', source: copy }]),
-        );
+        const copy = await this.#copy(found, place);
+        done.clean.push(() => this.#access.change({ ...copy, action: 'remove' }));
+        done.undo.push(() => this.#restore(found, place, copy.name));
         await this.#single(action);
       }
     }
   }
 
-  /** Keeps what a bitmap says in another one, which does not record. */
-  async #copy(node: string, name: string): Promise<string> {
-    const { granularity } = await this.#stored({ node, name });
-    const copy = `imgd-undo-${process.pid}-${this.#nextCopy++}`;
-    await this.#perform(node, copy, [{ action: 'add' }, { action: 'disable' }], { granularity });
-    await this.#perform(node, copy, [{ action: 'merge', source: name }]);
+  /** Keeps what a bitmap says in another one, in memory, which records what the bitmap does. */
+  async #copy({ granularity, recording }: DirtyBitmapInfo, { node, name }: Bitmap): Promise<Bitmap> {
+    const copy = { node, name: `imgd-undo-${process.pid}-${this.#nextCopy++}` };
+    await this.#access.change({ ...copy, action: 'add', granularity, recording });
+    try {
+      await this.#access.change({ ...copy, action: 'merge', source: { node, name } });
+    } catch (error) {
+      await this.#access.change({ ...copy, action: 'remove' });
+      throw error;
+    }
     return copy;
   }
 
+  async #restore({ persistent }: DirtyBitmapInfo, { node, name }: Bitmap, copy: string): Promise<void> {
+    if (persistent)
+      return this.#perform(node, name, [{ action: 'clear' }, { action: 'merge', source: copy }]);
+    await this.#access.change({ node, name, action: 'clear' });
+    await this.#access.change({ node, name, action: 'merge', source: { node, name: copy } });
+  }
+
+  async #change({ persistent }: DirtyBitmapInfo, { node, name }: Bitmap, action: Change): Promise<void> {
+    if (persistent) await this.#perform(node, name, [{ action }]);
+    else await this.#access.change({ node, name, action });
+  }
+
   async #add({ node, name, granularity, persistent = false, disabled = false }: BitmapAdd): Promise<void> {
-    const { drv } = await this.#node(node);
+    const found = await this.#access.of(node);
+    if (found === undefined) {
+      const shown = node.slice(0, 128);
+      throw new QmpError(`Cannot find device='${shown}' nor node-name='${shown}'`);
+    }
     if (name === '') throw new QmpError('Bitmap name cannot be empty');
     const power =
       granularity === undefined || (granularity >= 512 && Number.isInteger(Math.log2(granularity)));
     if (!power) throw new QmpError('Granularity must be power of 2 and at least 512');
     if (!persistent) {
-      throw new QmpError(
-        "Only bitmaps that are stored in the image are supported: 'persistent' must be true",
-      );
+      return this.#access.change({ node, name, action: 'add', granularity, recording: !disabled });
     }
-    if (PROTOCOLS.has(drv)) {
-      throw new QmpError(`Can't store persistent bitmaps to ${node}: Operation not supported`);
+    if (found.bitmaps.some((each) => each.name === name)) {
+      throw new QmpError(`Bitmap already exists: ${name}`);
     }
+    const refused = (why: string) => new QmpError(`Can't store persistent bitmaps to ${node}: ${why}`);
+    if (!found.stores) throw refused('Operation not supported');
+    // The reference takes it, and loses it when the node is closed.
+    if (found.readOnly) throw refused('Block node is read-only');
     const actions: Actions = [{ action: 'add' }, ...(disabled ? [{ action: 'disable' } as const] : [])];
     await this.#perform(node, name, actions, granularity === undefined ? {} : { granularity });
   }
 
-  async #merge({ node, target, bitmaps }: BitmapMerge): Promise<void> {
-    await this.#stored({ node, name: target });
-    const sources = bitmaps.map((each) => (typeof each === 'string' ? { node, name: each } : each));
+  async #merge(merge: BitmapMerge): Promise<void> {
+    const { node, target: name } = merge;
+    const target = await this.#changeable({ node, name });
+    const sources = sourcesOf(merge);
     // All are looked for first: with one that does not exist, nothing is merged.
-    for (const source of sources) await this.#stored(source);
+    for (const source of sources) await this.#find(source);
     for (const source of sources) {
-      const from = source.node === node ? {} : { source: { node: source.node } };
-      await this.#perform(node, target, [{ action: 'merge', source: source.name }], from);
+      if (target.persistent) {
+        const from = source.node === node ? {} : { source: { node: source.node } };
+        await this.#perform(node, name, [{ action: 'merge', source: source.name }], from);
+      } else await this.#access.change({ node, name, action: 'merge', source });
     }
   }
 
-  async #node(node: string, removing = false): Promise<BlockDeviceInfo> {
-    const found = (await this.#access.nodes()).find((each) => each['node-name'] === node);
-    if (found !== undefined) return found;
-    const shown = node.slice(0, 128);
-    throw new QmpError(
-      removing ? `Node '${shown}' not found` : `Cannot find device='${shown}' nor node-name='${shown}'`,
-    );
+  async #changeable(place: Bitmap): Promise<DirtyBitmapInfo> {
+    const found = await this.#find(place);
+    if (found.persistent && (await this.#access.of(place.node))?.readOnly === true) {
+      throw new QmpError(`Bitmap '${place.name}' is readonly and cannot be modified`);
+    }
+    return found;
   }
 
-  async #stored({ node, name }: Bitmap, removing = false): Promise<Stored> {
-    const { image } = await this.#node(node, removing);
-    const specific = image['format-specific'] as { data?: { bitmaps?: readonly Stored[] } } | undefined;
-    const found = specific?.data?.bitmaps?.find((each) => each.name === name);
-    if (found === undefined) throw notFound(name.slice(0, 128));
+  async #find({ node, name }: Bitmap): Promise<DirtyBitmapInfo> {
+    const there: NodeBitmaps | undefined = await this.#access.of(node);
+    if (there === undefined) throw new QmpError(`Node '${node.slice(0, 128)}' not found`);
+    const found = there.bitmaps.find((each) => each.name === name);
+    if (found === undefined) throw new QmpError(`Dirty bitmap '${name.slice(0, MAX_NAME)}' not found`);
     return found;
   }
 
@@ -198,4 +214,8 @@ export class Bitmaps {
       throw new QmpError(reason.replace(/ to #block\d+: /, ` to ${node}: `));
     }
   }
+}
+
+function sourcesOf({ node, bitmaps }: BitmapMerge): readonly Bitmap[] {
+  return bitmaps.map((each) => (typeof each === 'string' ? { node, name: each } : each));
 }

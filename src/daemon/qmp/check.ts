@@ -1,6 +1,6 @@
 /** Arguments against QAPI types, in QEMU's words. */
 import type { Json } from '../../protocol/json-tokens.js';
-import type { QapiObject, QapiType } from './qapi.js';
+import { type QapiObject, type QapiType, UINT32_MAX } from './qapi.js';
 import { QmpError } from './reply.js';
 
 /** What a client wrote is shown back as far as this. */
@@ -98,8 +98,9 @@ function checkBuiltin(type: Extract<QapiType, { kind: 'builtin' }>, value: Json,
       return;
     case 'int': {
       const whole = typeof value === 'bigint' || Number.isSafeInteger(value);
-      if (type.unsigned === true && (!whole || (value as number) < 0)) {
-        throw new QmpError(`Parameter '${path}' expects uint64`);
+      const { max = Number.POSITIVE_INFINITY } = type;
+      if (type.unsigned === true && (!whole || (value as number) < 0 || (value as number) > max)) {
+        throw new QmpError(`Parameter '${path}' expects ${max === UINT32_MAX ? 'uint32_t' : 'uint64'}`);
       }
       if (!whole) throw typeError(path, 'integer');
     }

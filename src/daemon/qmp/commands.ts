@@ -32,6 +32,7 @@ export interface QmpContext {
   /** JSON-RPC's. */
   readonly methods: Readonly<Record<string, Method>>;
   readonly bitmaps: BitmapAccess;
+  nodes(): Promise<readonly BlockDeviceInfo[]>;
   readonly groups: GroupAccess;
   readonly policy: OpenPolicy;
   /** Begins the end of the daemon; returns at once. */
@@ -76,7 +77,7 @@ export function createQmpTable(context: QmpContext): QmpTable {
   /** The file that a reference of blockdev-create is to. */
   async function fileOf(reference: BlockdevRef): Promise<CreateTarget> {
     if (typeof reference === 'string') {
-      const nodes = await context.bitmaps.nodes();
+      const nodes = await context.nodes();
       const node: BlockDeviceInfo | undefined = nodes.find((each) => each['node-name'] === reference);
       if (node === undefined) {
         throw new QmpError(`Cannot find device='${reference}' nor node-name='${reference}'`);

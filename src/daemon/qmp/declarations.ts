@@ -1,9 +1,9 @@
 /** What QMP's clients may call that JSON-RPC has under another name, in another shape, or not at all. Names and members are QAPI's. */
 import * as v from 'valibot';
-import { Bytes } from '../../protocol/commands/common.js';
 import { jobStates } from '../../protocol/commands/jobs.js';
 import type { Role } from '../../protocol/roles.js';
 import { BlockdevCreateOptions } from './create-options.js';
+import { UINT32_MAX } from './qapi.js';
 
 interface QmpDeclaration {
   readonly params: v.GenericSchema;
@@ -50,8 +50,8 @@ const BitmapName = { node: v.string(), name: v.string() };
 export const Bitmap = v.strictObject(BitmapName);
 export const BitmapAdd = v.strictObject({
   ...BitmapName,
-  granularity: v.optional(Bytes),
-  /** Must be true: bitmaps of imgd are in the image. */
+  granularity: v.optional(v.pipe(v.number(), v.safeInteger(), v.minValue(0), v.maxValue(UINT32_MAX))),
+  /** In the image, at once; else it goes with the node. */
   persistent: v.optional(v.boolean()),
   disabled: v.optional(v.boolean()),
 });

@@ -4,11 +4,14 @@
  */
 import type { GenericSchema } from 'valibot';
 
+export const UINT32_MAX = 2 ** 32 - 1;
+
 export type QapiType =
   | {
       readonly kind: 'builtin';
       readonly name: 'str' | 'int' | 'number' | 'bool' | 'null' | 'any';
       readonly unsigned?: boolean;
+      readonly max?: number | undefined;
     }
   | { readonly kind: 'enum'; readonly values: readonly string[] }
   | { readonly kind: 'array'; readonly of: QapiType }
@@ -84,7 +87,8 @@ function convert(schema: Schema): QapiType {
     case 'number': {
       const has = (type: string) => schema.pipe?.find((action) => action.type === type);
       if (has('safe_integer') === undefined && has('integer') === undefined) return builtin('number');
-      return { kind: 'builtin', name: 'int', unsigned: has('min_value')?.requirement === 0 };
+      const max = has('max_value')?.requirement as number | undefined;
+      return { kind: 'builtin', name: 'int', unsigned: has('min_value')?.requirement === 0, max };
     }
     case 'literal':
       return typeof schema.literal === 'string' ? { kind: 'enum', values: [schema.literal] } : ANY;

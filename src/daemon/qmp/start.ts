@@ -1,7 +1,7 @@
 /** The QMP side of the daemon: its socket, its sessions, what they call, what they are told. */
 import { unlinkSync } from 'node:fs';
-import type { BlockDeviceInfo } from '../../protocol/commands/blockdev.js';
 import type { Config } from '../config.js';
+import type { NodeBitmapAccess } from '../handlers/images.js';
 import { ClaimError, claimSocket } from '../listeners/claim.js';
 import { type AcceptQmp, listenQmp } from '../listeners/qmp.js';
 import type { PeerCredentials } from '../listeners/transport.js';
@@ -24,7 +24,7 @@ export interface QmpSurroundings extends Omit<QmpContext, 'bitmaps' | 'quit'> {
   readonly log: Log;
   /** Runs an operation where the images are that it names, beside all jobs. */
   run(message: RunMessage, listener: JobListener): unknown;
-  nodes(): Promise<readonly BlockDeviceInfo[]>;
+  readonly nodeBitmaps: NodeBitmapAccess;
   /** Begins the end of the daemon. */
   stop(): void;
   /** The daemon's limits: a number for a new session, or why it is refused. */
@@ -117,7 +117,7 @@ function createSessions(context: QmpSurroundings): Sessions {
 
   const table = createQmpTable({
     ...context,
-    bitmaps: { perform, nodes: context.nodes },
+    bitmaps: { ...context.nodeBitmaps, perform },
     quit: () => {
       reason = 'host-qmp-quit';
       context.stop();

@@ -98,6 +98,8 @@ export interface BitmapFacet {
   /** Adds what is dirty in another one. */
   merge(name: string, source: BitmapContent): Promise<void>;
   content(name: string): Promise<BitmapContent>;
+  /** Dirty bytes of each by its name, in whole granules; 0 of those that cannot be used. At most as many where to count takes long. */
+  counts(): Promise<ReadonlyMap<string, number>>;
 }
 
 /** QAPI's ImageCheck, its counts, and what was learnt of the image's layout. Absent where a format cannot say. */

@@ -4,6 +4,7 @@
  */
 import { ImageError } from '../error.js';
 import type { MaybePromise, Range, Storage } from '../storage/storage.js';
+import type { DirtyBitmaps } from './dirty-bitmaps.js';
 import type { Extent, FormatDriver, FormatNode, WriteTarget } from './driver.js';
 import { RangeLock } from './range-lock.js';
 
@@ -59,6 +60,8 @@ export interface ImageParts {
 /** What the node that an image belongs to does for a view of it. */
 export interface ViewOwner {
   close(view: ImageNode): Promise<void>;
+  /** What is done through the view is not done to the image: its format node will be another. */
+  readonly apart?: boolean;
   /** Makes the view, and the image, writable. */
   reopenWritable?(view: ImageNode): Promise<void>;
 }
@@ -68,6 +71,8 @@ class Traffic {
   readonly locks = new RangeLock();
   /** Set while the driver looks for a place for a write. */
   preparing: Promise<void> | undefined;
+  /** Bitmaps that are not in the image. */
+  dirtyBitmaps: DirtyBitmaps | undefined;
 }
 
 /** Bytes at the start of a probed raw image that are guarded: what probing looks at. */
@@ -135,6 +140,15 @@ export class ImageNode {
     return this.#view !== undefined;
   }
 
+  /** Bitmaps that record what is written, through whichever view, and are not in the image. */
+  get dirtyBitmaps(): DirtyBitmaps | undefined {
+    return this.#traffic.dirtyBitmaps;
+  }
+
+  set dirtyBitmaps(bitmaps: DirtyBitmaps | undefined) {
+    this.#traffic.dirtyBitmaps = bitmaps;
+  }
+
   /** Guest bytes. */
   get size(): number {
     return this.format.size;
@@ -160,7 +174,7 @@ export class ImageNode {
     const view = new ImageNode({
       ...{ filename, path, driver, format, file, backing, writable, name },
       guardStart: this.#guardStart,
-      view: { ...owner, traffic: this.#traffic },
+      view: { ...owner, traffic: owner.apart === true ? new Traffic() : this.#traffic },
     });
     view.detectZeroes = this.detectZeroes;
     return view;
@@ -348,6 +362,7 @@ export class ImageNode {
         done += await this.#writeRun(format, at + done, from.subarray(done));
       }
     } finally {
+      this.dirtyBitmaps?.record(at, from.byteLength);
       release();
     }
   }
@@ -444,6 +459,7 @@ export class ImageNode {
     try {
       done = await format.zero({ at: first, length: last - first }, { unmap: options.unmap ?? false });
     } finally {
+      this.dirtyBitmaps?.record(first, last - first);
       release();
     }
     if (!done) await this.#writeZeros(first, last);
@@ -469,6 +485,7 @@ export class ImageNode {
     try {
       await format.discard({ at: first, length: last - first });
     } finally {
+      this.dirtyBitmaps?.record(range.at, range.length);
       release();
     }
   }
@@ -483,6 +500,7 @@ export class ImageNode {
     try {
       await pack.write(at, packed);
     } finally {
+      this.dirtyBitmaps?.record(at, Math.min(pack.unit, this.size - at));
       release();
     }
   }

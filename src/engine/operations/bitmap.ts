@@ -5,7 +5,7 @@ import type {
   ImageBitmapResult,
 } from '../../protocol/commands/image-bitmap.js';
 import { ImageError } from '../error.js';
-import type { BitmapFacet } from '../node/driver.js';
+import type { BitmapContent, BitmapFacet } from '../node/driver.js';
 import type { ImageNode } from '../node/image.js';
 import { openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
@@ -14,13 +14,28 @@ function notFound(name: string): ImageError {
   return new ImageError('not-found', `Dirty bitmap '${name}' not found`);
 }
 
+/** A held image may have some that are in memory alone. */
+function facetOf({ format, dirtyBitmaps }: ImageNode, name: string): BitmapFacet | undefined {
+  return dirtyBitmaps?.has(name) === true ? dirtyBitmaps : format.bitmapStore;
+}
+
+async function contentOf(image: ImageNode, name: string): Promise<BitmapContent> {
+  const facet = facetOf(image, name);
+  if (facet === undefined) throw notFound(name);
+  return facet.content(name);
+}
+
 async function perform(
   action: BitmapAction,
   params: ImageBitmapParams,
-  target: BitmapFacet | undefined,
-  source: BitmapFacet | undefined,
+  image: ImageNode,
+  from: ImageNode,
 ): Promise<void> {
   const { bitmap: name, granularity } = params;
+  if (action.action === 'add' && image.dirtyBitmaps?.has(name) === true) {
+    throw new ImageError('invalid', `Bitmap already exists: ${name}`);
+  }
+  const target = facetOf(image, name);
   if (target === undefined) {
     if (action.action !== 'add') throw notFound(name);
     throw new ImageError(
@@ -41,8 +56,7 @@ async function perform(
       return target.setEnabled(name, false);
     case 'merge': {
       if (!target.list().some((each) => each.name === name)) throw notFound(name);
-      if (source === undefined) throw notFound(action.source);
-      return target.merge(name, await source.content(action.source));
+      return target.merge(name, await contentOf(from, action.source));
     }
   }
 }
@@ -54,12 +68,10 @@ export async function performAll(
   other: ImageNode | undefined,
   context: OperationContext,
 ): Promise<ImageBitmapResult['bitmaps']> {
-  const target = image.format.bitmapStore;
-  const source = other === undefined ? target : other.format.bitmapStore;
   for (const action of params.actions) {
     await context.pace(0);
     try {
-      await perform(action, params, target, source);
+      await perform(action, params, image, other ?? image);
     } catch (error) {
       if (!(error instanceof ImageError) || error.kind === 'cancelled') throw error;
       throw error.prefixed(`Operation ${action.action} on bitmap ${params.bitmap} failed: `);

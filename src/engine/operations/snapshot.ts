@@ -52,7 +52,8 @@ async function change(image: ImageNode, action: Action, name: string): Promise<v
   }
   // The ids count first.
   const found = byIdOrName(list, name);
-  if (((await image.format.bitmaps?.()) ?? []).length > 0) {
+  const held = image.dirtyBitmaps?.list().length ?? 0;
+  if (held + ((await image.format.bitmaps?.()) ?? []).length > 0) {
     throw new ImageError('unsupported', 'Device has active dirty bitmaps');
   }
   if (snapshots === undefined) throw new ImageError('unsupported', 'Block driver does not support snapshots');

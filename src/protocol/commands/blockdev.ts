@@ -81,6 +81,22 @@ export const blockdevReopen = command({
   job: false,
 });
 
+/** QAPI's BlockDirtyInfo. */
+export const DirtyBitmapInfo = v.strictObject({
+  name: v.string(),
+  /** Whether it records what is written. */
+  recording: v.boolean(),
+  /** It is in the image; without, it goes with the node. */
+  persistent: v.boolean(),
+  /** It was in use when its image was last closed, or lost: it can be removed, and nothing else. */
+  inconsistent: v.optional(v.boolean()),
+  busy: v.boolean(),
+  granularity: Bytes,
+  /** Dirty bytes, in whole granules; more than there are where to count all would take long. */
+  count: Bytes,
+});
+export type DirtyBitmapInfo = v.InferOutput<typeof DirtyBitmapInfo>;
+
 /** QAPI's BlockDeviceInfo; there is no throttling, and no counts of it. */
 export const BlockDeviceInfo = v.looseObject({
   'node-name': v.string(),
@@ -102,6 +118,7 @@ export const BlockDeviceInfo = v.looseObject({
   image: v.looseObject({ ...ImageInfo.entries, 'backing-image': v.optional(v.looseObject({})) }),
   cache: v.strictObject({ writeback: v.boolean(), direct: v.boolean(), 'no-flush': v.boolean() }),
   write_threshold: v.number(),
+  'dirty-bitmaps': v.optional(v.array(DirtyBitmapInfo)),
 });
 export type BlockDeviceInfo = v.InferOutput<typeof BlockDeviceInfo>;
 

@@ -205,5 +205,6 @@ export async function readBitmaps(image: ParallelsImage): Promise<BitmapFacet> {
     setEnabled: known,
     merge: known,
     content: async (name) => contentOf(image, find(name)),
+    counts: async () => new Map(),
   };
 }

@@ -6,9 +6,11 @@
  * header is switched to it; what they took before is freed last.
  */
 import { ImageError } from '../../error.js';
+import { checkSizes } from '../../node/dirty-bitmaps.js';
+import { Bits, bitsIn } from '../../node/dirty-bits.js';
 import type { BitmapContent, BitmapFacet, BitmapInfo } from '../../node/driver.js';
 import { rewriteHeader } from './backing.js';
-import { Bits } from './bitmap-bits.js';
+import { type MayRead, type Page, storedPages, touchedPages } from './bitmap-pages.js';
 import { type BitmapDirectory, readBitmaps, readBitmapTable, type StoredBitmap } from './bitmaps.js';
 import type { Image } from './image.js';
 import {
@@ -30,6 +32,8 @@ import { Freed } from './runtime.js';
 const DEFAULT_GRANULARITY = { least: 4096, most: 65536 } as const;
 const MIN_GRANULARITY = 512;
 const MAX_GRANULARITY = 2 ** 31;
+/** What is read at a time to count dirty bytes: the bits of 32 TiB in granules of 64 KiB. */
+const MAX_COUNTED_BYTES = 64 * 2 ** 20;
 
 interface Bitmap {
   readonly name: string;
@@ -44,6 +48,8 @@ interface Bitmap {
   bits: Bits | undefined;
   /** What the guest has written since, beside `bits`. */
   touched: Bits | undefined;
+  /** Dirty bytes of what is on the disk, where they were counted. */
+  counted: number | undefined;
 }
 
 interface Place {
@@ -76,6 +82,7 @@ export class Bitmaps implements BitmapFacet {
       stored,
       bits: undefined,
       touched: undefined,
+      counted: undefined,
     }));
   }
 
@@ -156,6 +163,7 @@ export class Bitmaps implements BitmapFacet {
       stored: undefined,
       bits,
       touched: undefined,
+      counted: undefined,
     });
     this.#changed = true;
     return Promise.resolve();
@@ -185,12 +193,7 @@ export class Bitmaps implements BitmapFacet {
   async merge(name: string, source: BitmapContent): Promise<void> {
     const bitmap = this.#usable(name);
     const { size } = this.#image;
-    if (source.size !== size) {
-      throw new ImageError(
-        'invalid',
-        `Bitmaps are of different sizes (destination size is ${size}, source size is ${source.size}) and can't be merged`,
-      );
-    }
+    checkSizes(size, source.size);
     const bits = await this.#load(bitmap);
     for (const [at, end] of source.runs()) bits.mark(at, Math.min(end, size));
     this.#changed = true;
@@ -199,6 +202,32 @@ export class Bitmaps implements BitmapFacet {
   async content(name: string): Promise<BitmapContent> {
     const bits = await this.#load(this.#usable(name));
     return { size: this.#image.size, runs: () => bits.runs() };
+  }
+
+  async counts(): Promise<ReadonlyMap<string, number>> {
+    const counts = new Map<string, number>();
+    let left = MAX_COUNTED_BYTES;
+    const mayRead = (bytes: number) => {
+      left -= bytes;
+      return left >= 0;
+    };
+    for (const bitmap of [...this.#bitmaps]) counts.set(bitmap.name, await this.#count(bitmap, mayRead));
+    return counts;
+  }
+
+  async #count(bitmap: Bitmap, mayRead: MayRead): Promise<number> {
+    if (bitmap.inconsistent) return 0;
+    const asStored = bitmap.bits === undefined && bitmap.touched === undefined;
+    if (asStored && bitmap.counted !== undefined) return bitmap.counted;
+    const pageBits = this.#image.geometry.clusterSize * 8;
+    const all = Math.ceil(this.#image.size / bitmap.granularity);
+    let bits = 0;
+    for await (const [index, page] of this.#pages(bitmap, mayRead)) {
+      bits += page === 'ones' ? Math.min(pageBits, all - index * pageBits) : bitsIn(page);
+    }
+    const counted = bits * bitmap.granularity;
+    if (asStored) bitmap.counted = counted;
+    return counted;
   }
 
   #find(name: string): Bitmap {
@@ -225,27 +254,22 @@ export class Bitmaps implements BitmapFacet {
     return bitmap.bits;
   }
 
-  async #read({ name, granularity, stored }: Bitmap): Promise<Bits> {
-    const { file, geometry, size } = this.#image;
-    const { clusterSize } = geometry;
-    const bits = new Bits(granularity, clusterSize);
-    if (stored === undefined) return bits;
-    const bad = () =>
-      new ImageError('corrupt', `Could not read bitmap '${name}' from disk`, { path: file.filename });
-    if (stored.tableEntries !== Math.ceil(size / bits.pageSpan)) throw bad();
-    const table = await readBitmapTable(this.#image.file, stored.tableAt, stored.tableEntries);
-    for (let index = 0; index < table.length / 2; index++) {
-      const cluster = bitmapCluster(table, index);
-      if (cluster.kind === 'invalid') throw bad();
-      if (cluster.kind === 'ones') bits.setPage(index, 'ones');
-      if (cluster.kind !== 'data') continue;
-      if (cluster.at % clusterSize !== 0 || cluster.at + clusterSize > file.size + clusterSize) throw bad();
-      const page = new Uint8Array(clusterSize);
-      await file.read(cluster.at, page);
-      bits.setPage(index, page);
-    }
-    bits.truncate(size);
+  async #read(bitmap: Bitmap): Promise<Bits> {
+    const bits = new Bits(bitmap.granularity, this.#image.geometry.clusterSize);
+    for await (const [index, page] of storedPages(this.#image, bitmap)) bits.setPage(index, page);
+    bits.truncate(this.#image.size);
     return bits;
+  }
+
+  /** The pages that are not zeros; where the bits are in memory already these, else one page at a time is read. */
+  async *#pages(bitmap: Bitmap, mayRead?: MayRead): AsyncGenerator<Page> {
+    if (bitmap.bits === undefined) {
+      yield* touchedPages(this.#image, bitmap, bitmap.touched, mayRead);
+      return;
+    }
+    const bits = await this.#load(bitmap);
+    bits.truncate(this.#image.size);
+    yield* bits.pages();
   }
 
   /** What a bitmap takes on the disk. */
@@ -277,7 +301,7 @@ export class Bitmaps implements BitmapFacet {
       if (stored !== undefined && bitmap.bits === undefined && bitmap.touched === undefined) {
         kept.add(stored);
         place = stored;
-      } else place = await this.#write(await this.#load(bitmap), roomFor);
+      } else place = await this.#write(bitmap, roomFor);
       entries.push(encodeEntry(bitmap, place));
     }
     let extension: Uint8Array | undefined;
@@ -316,14 +340,13 @@ export class Bitmaps implements BitmapFacet {
 
   /** Writes bits and their table to new places. */
   async #write(
-    bits: Bits,
+    bitmap: Bitmap,
     roomFor: (bytes: number) => Promise<number>,
   ): Promise<{ tableAt: number; tableEntries: number }> {
-    const { file, size } = this.#image;
-    bits.truncate(size);
-    const tableEntries = Math.max(1, Math.ceil(size / bits.pageSpan));
+    const { file, size, geometry } = this.#image;
+    const tableEntries = Math.max(1, Math.ceil(size / (bitmap.granularity * geometry.clusterSize * 8)));
     const table = new Uint32Array(tableEntries * 2);
-    for (const [index, page] of bits.pages()) {
+    for await (const [index, page] of this.#pages(bitmap)) {
       if (page === 'ones') {
         table[index * 2 + 1] = 1;
         continue;

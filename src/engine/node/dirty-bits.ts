@@ -1,4 +1,4 @@
-/** The bits of one bitmap in memory: pages of a cluster each, where pages of zeros and of ones take no memory. */
+/** The bits of one bitmap in memory, in pages, where pages of zeros and of ones take no memory. */
 
 /** Bit n of the bitmap is bit n % 8 of byte n / 8. */
 export class Bits {
@@ -23,10 +23,25 @@ export class Bits {
     this.#pages.set(index, page === 'ones' ? this.#ones : page);
   }
 
+  /** Undefined where all of its bits are clear. */
+  page(index: number): Uint8Array | 'ones' | undefined {
+    const page = this.#pages.get(index);
+    return page === this.#ones ? 'ones' : page;
+  }
+
+  /** Sets the bits that are set in a page. */
+  addPage(index: number, page: Uint8Array | 'ones'): void {
+    if (page === 'ones') this.setPage(index, page);
+    else {
+      const own = this.#own(index);
+      for (let byte = 0; byte < own.byteLength; byte++) own[byte]! |= page[byte]!;
+    }
+  }
+
   /** The pages that are not known to be zeros, in order. */
   pages(): [number, Uint8Array | 'ones'][] {
-    const found = [...this.#pages].sort(([a], [b]) => a - b);
-    return found.map(([index, page]) => [index, page === this.#ones ? 'ones' : page]);
+    const found = [...this.#pages.keys()].sort((a, b) => a - b);
+    return found.map((index) => [index, this.page(index)!]);
   }
 
   clear(): void {
@@ -56,6 +71,13 @@ export class Bits {
     else return page;
     this.#pages.set(index, page);
     return page;
+  }
+
+  /** Bytes of the granules whose bits are set. */
+  dirtyBytes(): number {
+    let bits = 0;
+    for (const [, page] of this.pages()) bits += page === 'ones' ? this.pageBytes * 8 : bitsIn(page);
+    return bits * this.granularity;
   }
 
   /** Forgets what lies from the guest byte `size` on. */
@@ -106,6 +128,14 @@ export class Bits {
     }
     if (start >= 0) yield [start * granularity, end * granularity];
   }
+}
+
+export function bitsIn(page: Uint8Array): number {
+  let count = 0;
+  for (let byte of page) {
+    for (; byte !== 0; byte &= byte - 1) count++;
+  }
+  return count;
 }
 
 function setBits(page: Uint8Array, from: number, to: number): void {
