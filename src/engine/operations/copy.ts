@@ -12,7 +12,7 @@ import { all } from '../node/image.js';
 import type { MaybePromise, Range } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
 import type { GuestHash } from './guest-hash.js';
-import { isZero, knownRuns, zeroRuns } from './zeros.js';
+import { isZero, knownRuns, type ZeroRange, zeroRuns } from './zeros.js';
 
 const SECTOR = 512;
 /** The reference's buffer: so much of a run of data is one step of its progress. */
@@ -262,7 +262,9 @@ class Copy {
   readonly #options: CopyOptions;
   readonly #context: OperationContext;
   readonly #window: number;
-  /** Zero runs are looked for in blocks of this: nothing smaller stays unallocated in the target anyway. */
+  /** What the target allocates at once: nothing smaller stays unallocated in it anyway. */
+  readonly #unit: number;
+  /** Zeros are looked for in blocks of this. */
   readonly #block: number;
   #position = 0;
   #done = 0;
@@ -288,7 +290,8 @@ class Copy {
     const { compress, salvage } = options;
     const unit = compress ? target.format.pack!.unit : target.format.unit;
     this.#window = Math.max(unit, compress ? PACKED_WINDOW : salvage === undefined ? WINDOW : SALVAGE_WINDOW);
-    this.#block = Math.max(512, unit, 2 ** Math.floor(Math.log2(Math.max(1, options.sparse))));
+    this.#unit = Math.max(SECTOR, unit);
+    this.#block = Math.max(this.#unit, 2 ** Math.floor(Math.log2(Math.max(1, options.sparse))));
     this.#position = options.start ?? 0;
     this.#done = this.#position;
     this.#total = source.size;
@@ -404,8 +407,8 @@ class Copy {
       if (run.kind === 'data' || (run.kind === 'zero' && this.#options.sparse === 0))
         return this.#planWindow(at, run);
       if (run.kind === 'zero') {
-        // Zeros up to the next window boundary that hold no whole block of the target belong to a window of data.
-        const whole = this.#wholeBlocks(at, run.length);
+        // Zeros up to the next window boundary that hold no whole unit of the target belong to a window of data.
+        const whole = this.#wholeUnits(at, run.length);
         if (whole < run.length && whole === 0) return this.#planWindow(at, run);
         await this.#zeros(at, whole);
         this.#options.hash?.zeros(at, whole);
@@ -459,12 +462,12 @@ class Copy {
     });
   }
 
-  /** How much of a zero run at `at` ends on a block boundary (or the image's end). */
-  #wholeBlocks(at: number, length: number): number {
+  /** How much of a zero run at `at` ends where one of the target's units does (or at the image's end). */
+  #wholeUnits(at: number, length: number): number {
     const end = at + length;
     if (end >= this.#source.size) return length;
-    if (at % this.#block !== 0) return 0;
-    return Math.max(0, end - (end % this.#block) - at);
+    if (at % this.#unit !== 0) return 0;
+    return Math.max(0, end - (end % this.#unit) - at);
   }
 
   /** How much of a run that need not be copied can be left out: compressed units are written whole or not at all. */
@@ -563,12 +566,8 @@ class Copy {
       this.totals.written += length;
       return this.#put(at, this.#target.write(at, buffer.subarray(0, length)));
     }
-    const known = window.pieces
-      .filter(({ run }) => run.kind === 'zero')
-      .map(({ offset, run }) => ({ start: offset, end: offset + run.length }));
-    const runs = this.#options.keepData
-      ? knownRuns(length, at, this.#block, known)
-      : zeroRuns(buffer, length, at, this.#block, this.#options.sparse, known);
+    const zeros = this.#zeroPieces(window, buffer);
+    const runs = knownRuns(length, at, this.#unit, zeros);
     const work: Promise<void>[] = [];
     for (const run of runs) {
       const bytes = run.end - run.start;
@@ -583,6 +582,26 @@ class Copy {
     }
     if (work.length === 1) await work[0];
     else await all(work);
+  }
+
+  /** Zeros in the buffer: what the source says is, exactly; those within its data in blocks. */
+  #zeroPieces({ at, pieces }: Window, buffer: Buffer): readonly ZeroRange[] {
+    const zeros: ZeroRange[] = [];
+    const put = (start: number, end: number) => {
+      const last = zeros.at(-1);
+      if (last?.end === start) zeros[zeros.length - 1] = { start: last.start, end };
+      else zeros.push({ start, end });
+    };
+    for (const { offset, run } of pieces) {
+      if (run.kind === 'zero') put(offset, offset + run.length);
+      else if (this.#options.keepData !== true) {
+        const part = buffer.subarray(offset, offset + run.length);
+        for (const found of zeroRuns(part, run.length, at + offset, this.#block, this.#options.sparse)) {
+          if (found.zero) put(offset + found.start, offset + found.end);
+        }
+      }
+    }
+    return zeros;
   }
 
   /** Compresses all units of a window at once, on the thread pool. */

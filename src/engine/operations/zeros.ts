@@ -13,17 +13,19 @@ export function isZero(buffer: Buffer, start: number, end: number): boolean {
   return true;
 }
 
-export interface ZeroRun {
+export interface ZeroRange {
   readonly start: number;
   readonly end: number;
+}
+
+export interface ZeroRun extends ZeroRange {
   readonly zero: boolean;
 }
 
 /**
  * Splits bytes [0, length) of a buffer into alternating runs of data and zeros. The buffer's first byte stands at guest
  * offset `at`; zero runs begin and end at multiples of `block` (a power of two) in guest offsets, or at the buffer's ends,
- * and are no shorter than `least` where data stands on both sides,
- * unless the source said that they are zeros (`known`, in buffer offsets).
+ * and are no shorter than `least` where data stands on both sides.
  */
 export function zeroRuns(
   buffer: Buffer,
@@ -31,7 +33,6 @@ export function zeroRuns(
   at: number,
   block: number,
   least: number,
-  known: readonly { readonly start: number; readonly end: number }[] = [],
 ): ZeroRun[] {
   const runs: ZeroRun[] = [];
   const put = (start: number, end: number, zero: boolean) => {
@@ -45,12 +46,11 @@ export function zeroRuns(
     start = end;
   }
   if (least <= block || runs.length < 3) return runs;
-  const isKnown = (run: ZeroRun) => known.some(({ start, end }) => start < run.end && run.start < end);
   // A short run of zeros between data is data; one at either end may go on outside of the buffer.
   const merged: ZeroRun[] = [];
   for (const [index, run] of runs.entries()) {
     const inner = index > 0 && index < runs.length - 1;
-    const zero = run.zero && !(inner && run.end - run.start < least && !isKnown(run));
+    const zero = run.zero && !(inner && run.end - run.start < least);
     const last = merged[merged.length - 1];
     if (last !== undefined && last.zero === zero) {
       merged[merged.length - 1] = { start: last.start, end: run.end, zero };
@@ -59,13 +59,8 @@ export function zeroRuns(
   return merged;
 }
 
-/** As `zeroRuns`, but zero is only what is `known` (in order, apart from each other), as far as it covers whole blocks. */
-export function knownRuns(
-  length: number,
-  at: number,
-  block: number,
-  known: readonly { readonly start: number; readonly end: number }[],
-): ZeroRun[] {
+/** Splits likewise where zeros are known (in order, apart from each other): zero is what of them covers whole blocks. */
+export function knownRuns(length: number, at: number, block: number, known: readonly ZeroRange[]): ZeroRun[] {
   const runs: ZeroRun[] = [];
   let done = 0;
   for (const { start, end } of known) {
