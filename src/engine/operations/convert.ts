@@ -265,7 +265,7 @@ async function copyInto(
     ((create && target.format.startsAsZero) || params['target-is-zero'] === true);
   const copied: CopySource[] = sources.map((image) => imageSource(image, backed, target.backing?.size ?? 0));
   if (params['rate-limit'] !== undefined) context.setRate(params['rate-limit']);
-  return copy(
+  const totals = await copy(
     concatenated(copied),
     target,
     {
@@ -280,6 +280,8 @@ async function copyInto(
     },
     context,
   );
+  if (compress) await target.format.pack?.end?.();
+  return totals;
 }
 
 function salvageWarnings(context: OperationContext): Salvage {

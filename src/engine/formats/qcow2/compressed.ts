@@ -2,9 +2,12 @@
 import { compressRaw, inflateRaw } from '../../codec/deflate.js';
 import { compressZstd, decompressZstd } from '../../codec/zstd.js';
 import { ImageError } from '../../error.js';
+import type { Storage } from '../../storage/storage.js';
 import { PackedReader } from '../packed-reader.js';
 import type { Image } from './image.js';
 import { CompressionType, DEFLATE_WINDOW_BITS } from './layout.js';
+
+const SECTOR = 512;
 
 export function packedReader(image: Image): PackedReader {
   const { file, geometry } = image;
@@ -19,6 +22,12 @@ export function packedReader(image: Image): PackedReader {
         ? decompressZstd(packed, into)
         : inflateRaw(packed, into, DEFLATE_WINDOW_BITS),
   });
+}
+
+/** The file ends with a sector, as the reference has it. */
+export async function endOnSector(file: Storage): Promise<void> {
+  const end = Math.ceil(file.size / SECTOR) * SECTOR;
+  if (end > file.size) await file.truncate(end);
 }
 
 /** The stored form of a cluster, or undefined where it would not be smaller. */

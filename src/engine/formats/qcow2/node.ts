@@ -21,7 +21,7 @@ import { changeBacking } from './backing.js';
 import { Bitmaps } from './bitmap-store.js';
 import type { BitmapDirectory, StoredBitmap } from './bitmaps.js';
 import { checker } from './check.js';
-import { compressCluster, packedReader } from './compressed.js';
+import { compressCluster, endOnSector, packedReader } from './compressed.js';
 import { emptyByEntries, emptyCompact, emptyWhole } from './empty.js';
 import { type Header, readHeader } from './header.js';
 import type { Image } from './image.js';
@@ -143,6 +143,7 @@ export class Qcow2Node implements FormatNode {
               this.bitmapStore.touch(at, image.geometry.clusterSize);
               return write.writer.writePacked(at, packed);
             },
+            end: () => endOnSector(image.file),
           };
     this.amender =
       write === undefined
