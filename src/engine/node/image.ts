@@ -27,6 +27,8 @@ export interface ChainExtent {
   readonly layer: ImageNode;
   /** What that layer's driver said; undefined where a shorter backing file ended before. */
   readonly extent: Extent | undefined;
+  /** Where it ended before: what the layer above said, which may have a place for the bytes. */
+  readonly above?: Extent | undefined;
 }
 
 /** What a node is called, and where names that its image holds belong. */
@@ -232,12 +234,13 @@ export class ImageNode {
     length: number,
     depth: number,
     toRead: boolean,
+    above?: Extent,
   ): MaybePromise<ChainExtent> {
     for (;;) {
       const left = layer.format.size - at;
       if (left <= 0) {
         // A backing file that ended before its overlay: what is missing reads as zeros, and it is this layer that says so.
-        return { kind: 'zero', length, depth, layer, extent: undefined };
+        return { kind: 'zero', length, depth, layer, extent: undefined, above };
       }
       const { format } = layer;
       const range = { at, length: Math.min(length, left) };
@@ -245,6 +248,7 @@ export class ImageNode {
       if (answer instanceof Promise) return this.#statusLater(layer, at, depth, answer, toRead);
       const settled = settle(layer, depth, answer);
       if (settled !== undefined) return settled;
+      above = answer;
       length = answer.length;
       layer = layer.backing!;
       depth++;
@@ -260,7 +264,8 @@ export class ImageNode {
   ): Promise<ChainExtent> {
     const extent = await answer;
     return (
-      settle(layer, depth, extent) ?? this.#statusBelow(layer.backing!, at, extent.length, depth + 1, toRead)
+      settle(layer, depth, extent) ??
+      this.#statusBelow(layer.backing!, at, extent.length, depth + 1, toRead, extent)
     );
   }
 
@@ -451,8 +456,10 @@ export class ImageNode {
     const first = Math.ceil(range.at / unit) * unit;
     // The last unit of an image may be cut short by its end: it is whole all the same.
     const last = end === this.size ? end : end - (end % unit);
-    if (format.zero === undefined || first >= last) return this.#writeZeros(range.at, end);
-    await this.#writeZeros(range.at, first);
+    if (format.zero === undefined) return this.#writeZeros(range.at, end);
+    if (range.at < first) await this.#zeroPart(range.at, Math.min(first, end));
+    if (first <= last && last < end) await this.#zeroPart(last, end);
+    if (first >= last) return;
     const locked = this.#lock(first, last);
     const release = typeof locked === 'function' ? locked : await locked;
     let done: boolean;
@@ -463,7 +470,33 @@ export class ImageNode {
       release();
     }
     if (!done) await this.#writeZeros(first, last);
-    await this.#writeZeros(last, end);
+  }
+
+  /** Part of a unit: where the rest of it reads as zeros too, the unit needs no data. */
+  async #zeroPart(start: number, end: number): Promise<void> {
+    const { unit, zero } = this.format;
+    const at = start - (start % unit);
+    const stop = Math.min(this.size, at + unit);
+    const locked = this.#lock(at, stop);
+    const release = typeof locked === 'function' ? locked : await locked;
+    try {
+      if (await this.#readsZero(at, stop)) {
+        if (await zero!.call(this.format, { at, length: stop - at }, { unmap: false })) return;
+      }
+    } finally {
+      release();
+    }
+    await this.#writeZeros(start, end);
+  }
+
+  /** By what the metadata says alone. */
+  async #readsZero(start: number, end: number): Promise<boolean> {
+    for (let at = start; at < end; ) {
+      const { kind, length } = await this.status({ at, length: end - at });
+      if (kind !== 'zero' && kind !== 'none') return false;
+      at += length;
+    }
+    return true;
   }
 
   async #writeZeros(start: number, end: number): Promise<void> {
