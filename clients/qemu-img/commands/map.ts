@@ -45,7 +45,7 @@ export default command({
     const image = imageRef(name, values);
     const { start, length } = values;
     const print = values.output ? jsonEntries(shell.out) : humanEntries(shell.out);
-    await shell.request(
+    const asked = shell.request(
       'image-map',
       {
         ...objectParams(values.objects),
@@ -56,22 +56,31 @@ export default command({
       },
       { onEntries: print.entries },
     );
+    await asked.catch((error: unknown) => {
+      print.broken();
+      throw error;
+    });
     print.end();
     return 0;
   },
 });
 
+/** The first batch, which may be empty, comes with the heading. */
 interface EntryPrinter {
   entries(entries: readonly MapEntry[]): void;
   end(): void;
+  /** An error follows: not all entries are there. */
+  broken(): void;
 }
 
 /** One line an entry, inside one array; text is handed over a batch at a time. */
 function jsonEntries(out: (text: string) => void): EntryPrinter {
-  let before = '[';
+  let head = '[';
+  let before = '';
   return {
     entries(entries) {
-      let text = '';
+      let text = head;
+      head = '';
       for (const entry of entries) {
         const { start, length, depth, present, zero, data, compressed, offset } = entry;
         text += `${before}{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}`;
@@ -83,7 +92,10 @@ function jsonEntries(out: (text: string) => void): EntryPrinter {
       out(text);
     },
     end() {
-      out(before === '[' ? '[]\n' : ']\n');
+      out(`${head}]\n`);
+    },
+    broken() {
+      if (before !== '') out(before);
     },
   };
 }
@@ -110,5 +122,6 @@ function humanEntries(out: (text: string) => void): EntryPrinter {
     end() {
       if (head !== '') out(head);
     },
+    broken() {},
   };
 }

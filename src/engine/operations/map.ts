@@ -1,6 +1,7 @@
 /** image-map: where the guest's bytes are. */
 import type { ImageMapParams, ImageMapResult, MapEntry } from '../../protocol/commands/image-map.js';
 import { ImageError } from '../error.js';
+import type { Extent } from '../node/driver.js';
 import type { ChainExtent, ImageNode } from '../node/image.js';
 import { NodeStorage } from '../node/node-storage.js';
 import { openImage } from '../node/open.js';
@@ -17,11 +18,14 @@ const RUNS_PER_TURN = 256;
 const PAGE = 4096;
 
 /**
- * Whether the allocated data of a storage may lie on holes: metadata was preallocated, or the guest trimmed below the format's
- * feet. The same measure as the reference's: clearly fewer units are allocated on the host than the file is long.
+ * Whether the data that a layer has in `storage` may lie on holes: metadata was preallocated, or the guest trimmed below the
+ * format's feet. The same measure as the reference's: clearly fewer clusters are allocated on the host than the file is long.
  */
-export async function isSparse(storage: Storage, unit: number): Promise<boolean> {
-  const allocated = Math.ceil(((await storage.allocated()) ?? storage.size) / unit);
+export async function mayHaveHoles({ format, file }: ImageNode, data: Storage): Promise<boolean> {
+  // As the reference does it: of a format that keeps the data apart, its own file tells whether it was preallocated.
+  const storage = data === format.children.get('data-file') ? file : data;
+  const unit = (await format.info()).clusterSize ?? Math.max(format.unit, PAGE);
+  const allocated = Math.floor(((await storage.allocated()) ?? storage.size) / unit);
   return Math.ceil(storage.size / unit) >= Math.max(Math.floor((allocated * 10) / 9), allocated + 2);
 }
 
@@ -69,8 +73,14 @@ class Entries {
     if (this.#batch.length === BATCH) this.#flush();
   }
 
+  /** Hands out what is complete. */
   #flush(): void {
-    if (this.#batch.length === 0) return;
+    if (this.#batch.length > 0) this.broken();
+  }
+
+  /** Likewise before an error, be it nothing: the image was opened, and looking at it had begun. */
+  broken(): void {
+    if (this.kept !== undefined) return;
     this.#context.output({ stream: 'entries', entries: this.#batch });
     this.#batch = [];
   }
@@ -97,7 +107,10 @@ function holeUnderData({ layer, extent }: ChainExtent): boolean {
 function entryOf(start: number, run: ChainExtent): MapEntry {
   const { kind, length, depth, extent } = run;
   // A backing file that ended before: it is the layer above that says the rest is zeros, without having it allocated.
-  if (extent === undefined) return plain(start, length, depth - 1, false, true, false, false);
+  if (extent === undefined) {
+    const rest = plain(start, length, depth - 1, false, true, false, false);
+    return run.above?.kind === 'backing' ? placed(rest, run.above) : rest;
+  }
   const entry = plain(
     start,
     length,
@@ -107,11 +120,12 @@ function entryOf(start: number, run: ChainExtent): MapEntry {
     kind === 'data' || kind === 'packed' || holeUnderData(run),
     kind === 'packed',
   );
-  if (extent.kind !== 'packed' && extent.storage !== undefined) {
-    entry.offset = extent.at!;
-    entry.filename = extent.storage.filename;
-  }
-  return entry;
+  return placed(entry, extent);
+}
+
+function placed(entry: MapEntry, extent: Extent): MapEntry {
+  if (extent.kind === 'packed' || extent.storage === undefined) return entry;
+  return { ...entry, offset: extent.at!, filename: extent.storage.filename };
 }
 
 function plain(
@@ -200,10 +214,7 @@ class Mapper {
     if (extent?.kind === 'data' && run.layer.format.dataHoles === undefined) {
       let sparse = this.#sparse.get(extent.storage);
       if (sparse === undefined) {
-        const { format, file } = run.layer;
-        // As the reference does it: of a format that keeps the data apart, its own file tells whether it was preallocated.
-        const judged = extent.storage === format.children.get('data-file') ? file : extent.storage;
-        sparse = await isSparse(judged, Math.max(format.unit, PAGE));
+        sparse = await mayHaveHoles(run.layer, extent.storage);
         this.#sparse.set(extent.storage, sparse);
       }
       if (sparse) return this.#holes(start, run, extent.storage, extent.at);
@@ -246,7 +257,7 @@ class Mapper {
 /** Tells the runs of an image through its whole chain, neighbours that differ in nothing as one. */
 export async function map(params: ImageMapParams, context: OperationContext): Promise<ImageMapResult> {
   const image = await openImage(params.image, {}, context);
-  let entries: Entries;
+  let entries: Entries | undefined;
   try {
     const start = params['start-offset'] ?? 0;
     const end = Math.min(image.size, start + (params['max-length'] ?? image.size));
@@ -256,6 +267,7 @@ export async function map(params: ImageMapParams, context: OperationContext): Pr
     if (start >= end) entries.add(plain(start, 0, 0, false, false, false, false));
     entries.end();
   } catch (error) {
+    entries?.broken();
     await image.close().catch(() => {});
     throw error;
   }

@@ -8,13 +8,10 @@ import type { Storage } from '../storage/storage.js';
 import type { OperationContext } from './context.js';
 import { snapshotView } from './convert.js';
 import { creatableDriver, parseCreateOptions } from './create-options.js';
-import { isSparse } from './map.js';
+import { mayHaveHoles } from './map.js';
 
 /** Between looks at pause and cancel. */
 const RUNS_PER_TURN = 256;
-/** Hosts allocate no less, for formats that have no unit of their own. */
-const PAGE = 4096;
-
 /** Guest bytes, in whole units, that hold data somewhere in the chain. Nothing is read but metadata. */
 async function dataBytes(image: ImageNode, unit: number, context: OperationContext): Promise<bigint> {
   const { size } = image;
@@ -35,9 +32,7 @@ async function dataBytes(image: ImageNode, unit: number, context: OperationConte
       const { storage } = extent;
       let holes = sparse.get(storage);
       if (holes === undefined) {
-        // Metadata may have been preallocated: then it is the host's holes that tell.
-        const judged = storage === layer.format.children.get('data-file') ? layer.file : storage;
-        holes = await isSparse(judged, Math.max(layer.format.unit, PAGE));
+        holes = await mayHaveHoles(layer, storage);
         sparse.set(storage, holes);
       }
       if (holes) {
