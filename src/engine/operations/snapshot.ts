@@ -109,11 +109,7 @@ export async function snapshot(
     return snapshotPlan(params, action, name!, context);
   }
   const reading = action === 'list';
-  const image = await openImage(
-    params.image,
-    reading ? { noBacking: true, metadataOnly: true } : { writable: true },
-    context,
-  );
+  const image = await openImage(params.image, { writable: !reading }, context);
   let snapshots: ImageSnapshotResult['snapshots'];
   try {
     if (!reading) {
