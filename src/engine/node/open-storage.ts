@@ -14,7 +14,7 @@ import { filterNames, isFilter, loadFilter } from './filters/index.js';
 import { FlatOptions, fromJson, protocolOf, withoutProtocol } from './flat-options.js';
 import { absolutePath, checkAllowed, confine, type OpenReason } from './gate.js';
 import type { ImageNode, NodeName } from './image.js';
-import { fileName } from './node-name.js';
+import { fileName, shownName } from './node-name.js';
 import type { FileReopen, GraphNode, NodeSettings } from './node-scope.js';
 import { NodeStorage } from './node-storage.js';
 import type { OpenedFile } from './opened-file.js';
@@ -316,8 +316,15 @@ async function openProtocol(
   const session = own;
   if (driver === 'null-co' || driver === 'null-aio') {
     const options = flat.takeDeclared(NULL_OPTIONS);
+    const plain = options.size === undefined && options['read-zeroes'] === undefined;
+    const name: NodeName = {
+      plain: plain ? `${driver}://` : undefined,
+      options: { driver, ...options },
+      home: undefined,
+    };
     const storage = new NullStorage({
       driver,
+      filename: shownName(name),
       writable: how.writable,
       ...(options.size === undefined ? {} : { size: options.size as number }),
       ...(options['latency-ns'] === undefined ? {} : { latencyNs: options['latency-ns'] as number }),
@@ -325,7 +332,6 @@ async function openProtocol(
     });
     refuseRest(flat, 'protocol', driver);
     session.context.trace?.file(storage);
-    const name: NodeName = { plain: storage.filename, options: { driver, ...options }, home: undefined };
     return { opened: { storage, path: undefined, name, lockables: [] } };
   }
   if (isFilter(driver)) {
@@ -347,7 +353,15 @@ async function openProtocol(
     throw new ImageError('invalid', `The '${driver}' block driver requires a file name`);
   }
   const locking = takeOneOf(flat, 'locking', ['auto', 'on', 'off']) ?? 'auto';
-  takeOneOf(flat, 'aio', ['threads', 'native', 'io_uring']);
+  const direct = own.cache === 'none' || own.cache === 'directsync';
+  if (takeOneOf(flat, 'aio', ['threads', 'native', 'io_uring']) === 'native' && !direct) {
+    const text = 'aio=native was specified, but it requires cache.direct=on, which was not specified.';
+    throw new ImageError('invalid', text);
+  }
+  const manager = flat.takeString('pr-manager');
+  if (manager !== undefined) {
+    throw new ImageError('not-found', `No persistent reservation manager with id '${manager}'`);
+  }
   flat.takeBool('drop-cache');
   flat.takeBool('x-check-cache-dropped');
   flat.takeDeclared(FILE_OPTIONS);

@@ -64,26 +64,38 @@ export class BlkdebugStorage extends ForwardStorage {
   }
 
   override async write(at: number, from: Uint8Array): Promise<void> {
-    for (const piece of pieces({ at, length: from.byteLength }, this.#limits.maxTransfer)) {
-      this.#check('write', this.#aligned(piece));
-      await this.below.write(piece.at, from.subarray(piece.at - at, piece.at - at + piece.length));
+    this.event('pwritev');
+    try {
+      for (const piece of pieces({ at, length: from.byteLength }, this.#limits.maxTransfer)) {
+        this.#check('write', this.#aligned(piece));
+        await this.below.write(piece.at, from.subarray(piece.at - at, piece.at - at + piece.length));
+      }
+    } finally {
+      this.event('pwritev_done');
     }
   }
 
   override async zero(range: Range, options?: { readonly unmap?: boolean }): Promise<void> {
     const { optWriteZero, align, maxWriteZero } = this.#limits;
     const { before, inner, after } = split(range, Math.max(optWriteZero, align));
-    await this.#writeZeros(before);
-    for (const piece of pieces(inner, maxWriteZero)) {
-      this.#check('write-zeroes', piece);
-      await this.below.zero(piece, options);
+    this.event('pwritev_zero');
+    try {
+      await this.#writeZeros(before);
+      for (const piece of pieces(inner, maxWriteZero)) {
+        this.#check('write-zeroes', piece);
+        await this.below.zero(piece, options);
+      }
+      await this.#writeZeros(after);
+    } finally {
+      this.event('pwritev_done');
     }
-    await this.#writeZeros(after);
   }
 
   async #writeZeros({ at, length }: Range): Promise<void> {
     for (let done = 0; done < length; done += ZERO_CHUNK) {
-      await this.write(at + done, Buffer.alloc(Math.min(ZERO_CHUNK, length - done)));
+      const piece = { at: at + done, length: Math.min(ZERO_CHUNK, length - done) };
+      this.#check('write', this.#aligned(piece));
+      await this.below.write(piece.at, Buffer.alloc(piece.length));
     }
   }
 
