@@ -155,6 +155,8 @@ export interface PackFacet {
   compress(unit: Uint8Array): Promise<Uint8Array | undefined>;
   /** Stores a compressed unit at the guest offset `at`, a multiple of `unit`. */
   write(at: number, packed: Uint8Array): Promise<void>;
+  /** All units of a conversion are written: the file may end as it likes to. */
+  end?(): Promise<void>;
 }
 
 /** What `info` shows of an image beyond its size. Keys of `specific.data` are QAPI's. */
@@ -260,8 +262,8 @@ export interface OpenContext {
     recorded: string | undefined,
     options?: { readonly writable?: boolean; readonly inCwd?: boolean; readonly unopened?: boolean },
   ): Promise<Storage | undefined>;
-  /** A warning for the user, one line, without prefix. */
-  warn(text: string): void;
+  /** A warning for the user, one line, without prefix; `hint` follows it as it is. */
+  warn(text: string, hint?: string): void;
   /** One line for the user, as it is. */
   say?(line: string): void;
   /** True where the caller names a backing file, whatever the image records. */

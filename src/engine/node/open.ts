@@ -9,7 +9,7 @@ import { loadDriver } from '../formats/index.js';
 import type { OperationContext } from '../operations/context.js';
 import { permissionsFor } from '../storage/permissions.js';
 import type { Storage } from '../storage/storage.js';
-import type { FormatDriver, FormatNode } from './driver.js';
+import type { FormatDriver, FormatNode, OpenContext } from './driver.js';
 import { FlatOptions, fromOptionString, protocolOf } from './flat-options.js';
 import { type OpenReason, relativeTo } from './gate.js';
 import { ImageNode, type NodeName } from './image.js';
@@ -67,6 +67,7 @@ async function openLayer(
   let scope = inherit(session, generic);
   // `driver=file,filename=x` names the protocol itself: its bytes are the guest's.
   const bare = driverName !== undefined && PROTOCOLS.has(driverName);
+  if (driverName !== undefined && !bare) await findDriver(driverName);
   const builder = bare ? undefined : context.nodes?.builder;
   const node = builder?.begin(settingsOf(driverName ?? 'raw', generic, scope, writable));
   if (node !== undefined) scope = { ...scope, parent: node };
@@ -90,7 +91,6 @@ async function openLayer(
     }
     fileOptions = flat.takeChild('file');
   }
-  if (driverName !== undefined && !PROTOCOLS.has(driverName)) await findDriver(driverName);
 
   const opened =
     fileNode === undefined
@@ -399,8 +399,9 @@ export async function openImage(
   }
 }
 
-function warningTo(context: OperationContext): (text: string) => void {
-  return (text) => context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n` });
+function warningTo(context: OperationContext): OpenContext['warn'] {
+  return (text, hint = '') =>
+    context.output({ stream: 'stderr', text: `qemu-img: warning: ${text}\n${hint}` });
 }
 
 /** The held node that is meant: `node`, or an option string of one bare word. */

@@ -1,6 +1,6 @@
 /** Persistent bitmaps: the header extension and the directory, checked and listed. */
 import { ImageError } from '../../error.js';
-import type { BitmapInfo } from '../../node/driver.js';
+import type { BitmapInfo, OpenContext } from '../../node/driver.js';
 import type { Storage } from '../../storage/storage.js';
 import { cString, extension, type Header } from './header.js';
 import {
@@ -45,7 +45,7 @@ export interface StoredBitmap {
 export function bitmapDirectory(
   header: Header,
   geometry: Geometry,
-  warn: (text: string) => void,
+  warn: OpenContext['warn'],
 ): BitmapDirectory | undefined {
   const stored = extension(header, ExtensionType.bitmaps);
   if (stored === undefined) return undefined;
@@ -53,8 +53,11 @@ export function bitmapDirectory(
   if (stored.byteLength !== BitmapsExtension.size) throw bad('bitmaps_ext: Invalid extension length');
   if ((header.autoclear & Autoclear.bitmaps) === 0n) {
     warn(
-      'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent\n' +
-        "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.",
+      header.version < 3
+        ? 'This qcow2 v2 image contains bitmaps, but they may have been modified by a program without persistent bitmap ' +
+            'support; so now they must all be considered inconsistent'
+        : 'a program lacking bitmap support modified this file, so all bitmaps are now considered inconsistent',
+      "Some clusters may be leaked, run 'qemu-img check -r' on the image file to fix.",
     );
     return undefined;
   }

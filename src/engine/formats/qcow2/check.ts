@@ -217,7 +217,7 @@ function withoutRepair(state: CheckState): CheckState {
 
 function statistics(state: CheckState, { counter }: Pass): void {
   const { result, header } = state;
-  const guest = Math.ceil(header.size / 512) * 512;
+  const guest = header.size - (header.size % 512);
   result.totalClusters = Math.ceil(guest / header.geometry.clusterSize);
   result.allocatedClusters = counter.allocated;
   result.fragmentedClusters = counter.fragmented;

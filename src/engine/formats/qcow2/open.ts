@@ -2,6 +2,7 @@
 import { ImageError } from '../../error.js';
 import type { OpenContext } from '../../node/driver.js';
 import type { Storage } from '../../storage/storage.js';
+import { rewriteHeader } from './backing.js';
 import {
   type BitmapDirectory,
   bitmapDirectory,
@@ -79,10 +80,11 @@ function checkTables(header: Header, g: Geometry, forCheck: boolean): void {
   if (header.l1Size * 8 > MAX_L1_BYTES) throw bad('Active L1 table too large');
   if (!validPlace(header.l1TableOffset, header.l1Size * 8, clusterSize))
     throw bad('Active L1 table offset invalid');
-  const needed = (header.size + BigInt(g.l2Span) - 1n) / BigInt(g.l2Span);
-  if (header.size > MAX_FILE_BYTES) throw bad('Could not refresh total sector count: File too large');
+  // In 64 bits, as the reference counts: what wraps is told afterwards.
+  const needed = BigInt.asUintN(64, header.size + BigInt(g.l2Span) - 1n) / BigInt(g.l2Span);
   if (needed > BigInt(INT_MAX)) throw bad('Image is too big');
   if (BigInt(header.l1Size) < needed) throw bad('L1 table is too small');
+  if (header.size > MAX_FILE_BYTES) throw bad('Could not refresh total sector count: File too large');
   if (header.size > BigInt(Number.MAX_SAFE_INTEGER)) throw new ImageError('limit', 'Image is too big');
 }
 
@@ -158,6 +160,11 @@ async function snapshotTable(file: Storage, header: Header, forCheck: boolean): 
   }
 }
 
+/** A guest disk has whole sectors: what a header says beyond them is not there. */
+function wholeSectors(size: number): number {
+  return size - (size % 512);
+}
+
 /** Feature bits that this program does not know promise something it cannot keep. */
 async function clearUnknownAutoclear(image: Image): Promise<void> {
   const { header } = image;
@@ -165,6 +172,13 @@ async function clearUnknownAutoclear(image: Image): Promise<void> {
   header.autoclear &= KNOWN_AUTOCLEAR;
   await image.writeField64('autoclear', header.autoclear);
   await image.file.flush();
+}
+
+/** Bitmaps that are no longer consistent are lost as soon as anything may change. */
+async function dropBitmaps(image: Image): Promise<void> {
+  await rewriteHeader(image, (header) => {
+    header.extensions = header.extensions.filter(({ type }) => type !== ExtensionType.bitmaps);
+  });
 }
 
 async function loadBitmaps(
@@ -211,7 +225,7 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
       geometry: g,
       writable,
       l1,
-      size: Number(header.size),
+      size: wholeSectors(Number(header.size)),
       runtime,
       say: context.say,
     });
@@ -224,6 +238,8 @@ export async function openQcow2(context: OpenContext): Promise<Qcow2Node> {
       }
       refcounts = await Refcounts.open(image);
       if (!forCheck) await clearUnknownAutoclear(image);
+      const lost = directory === undefined && extension(header, ExtensionType.bitmaps) !== undefined;
+      if (lost) await dropBitmaps(image);
     }
     return new Qcow2Node({
       image,
