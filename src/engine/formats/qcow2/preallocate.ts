@@ -56,7 +56,7 @@ export async function preallocate(
     if (hostMode !== 'off' && fileEnd > file.size) await file.truncate(fileEnd, hostMode);
   }
   if (dataFile !== undefined) {
-    const size = Math.ceil(to / clusterSize) * clusterSize;
+    const size = Math.ceil(to / geometry.subclusterSize) * geometry.subclusterSize;
     if (dataFile.size < size) await dataFile.truncate(size, hostMode);
   } else if (fileEnd > file.size) await file.truncate(fileEnd);
 }

@@ -65,7 +65,7 @@ async function writeSize(parts: WriteParts, size: number): Promise<void> {
  */
 async function zeroTail(parts: WriteParts): Promise<void> {
   const { image, tables } = parts;
-  const { clusterSize, l2Span, l2Entries, l2Words } = image.geometry;
+  const { clusterSize, subclusterSize, l2Span, l2Entries, l2Words } = image.geometry;
   const inside = image.size % clusterSize;
   if (inside === 0) return;
   const index = Math.floor(image.size / l2Span);
@@ -78,7 +78,11 @@ async function zeroTail(parts: WriteParts): Promise<void> {
   const word = (Math.floor(image.size / clusterSize) % l2Entries) * l2Words;
   if (clusterKind(table.table, word, image.geometry) !== Kind.normal || !isCopied(table.table, word)) return;
   const at = offsetAt(table.table, word);
-  if (at % clusterSize === 0) await image.data.zero({ at: at + inside, length: clusterSize - inside });
+  if (at % clusterSize !== 0) return;
+  // Behind the subcluster the file need not grow: past its end there are zeros.
+  const there = Math.min(at + clusterSize, image.data.size);
+  const end = Math.max(there, at + Math.ceil(inside / subclusterSize) * subclusterSize);
+  if (end > at + inside) await image.data.zero({ at: at + inside, length: end - at - inside });
 }
 
 async function grow(parts: WriteParts, size: number, options: GrowOptions): Promise<void> {
