@@ -100,6 +100,11 @@ const INFO = [
   '--object secret,id=a,data=b r.raw',
   'json:{"driver":"null-co"}',
   '--output=json json:{"driver":"null-co"}',
+  'json:{"driver":"null-co","size":5}',
+  'json:{"driver":"raw","file":{"driver":"null-aio","read-zeroes":false}}',
+  'json:{"driver":"nope"}',
+  '--image-opts driver=raw,file.filename=r.raw,file.aio=native',
+  '--image-opts driver=raw,file.filename=r.raw,file.pr-manager=p',
 ];
 
 const MAP = [

@@ -1,5 +1,14 @@
 /** What happens inside qcow2's metadata writes, against the reference: injected errors, snapshot tables, long runs, sizes. */
-import { closeSync, ftruncateSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  ftruncateSync,
+  openSync,
+  readSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { describeInterop, reference, run } from '../support/reference.js';
@@ -70,6 +79,54 @@ describeInterop('qcow2 metadata as the reference has it', () => {
   run(reference.qemuImg!, ['snapshot', '-c', 'foo', 'snap.qcow2'], { cwd: folder });
   sameWriting('snapshot -d foo blkdebug:cluster_free.conf:snap.qcow2', 'snapshot -l snap.qcow2');
   sameWriting('snapshot -d foo blkdebug:cluster_free.conf:snap.qcow2', 'check -r leaks snap.qcow2');
+
+  // Writes are events of blkdebug's own; entries of a map before an error, and its heading.
+  for (const event of ['pwritev', 'l2_load']) {
+    writeFileSync(at(`${event}.conf`), `[inject-error]\nevent = "${event}"\nerrno = "5"\n`);
+  }
+  writeFileSync(at('plain.raw'), '');
+  truncateSync(at('plain.raw'), 64 << 20);
+  sameWriting('convert -n -O raw top.qcow2 blkdebug:pwritev.conf:plain.raw');
+  same('map blkdebug:l2_load.conf:top.qcow2');
+  same('map --output=json blkdebug:l2_load.conf:top.qcow2');
+
+  // Bitmaps that some other program made inconsistent: told of until the image is opened for writing, and gone then.
+  create('stale.qcow2', '1M');
+  run(reference.qemuImg!, ['bitmap', '--add', 'stale.qcow2', 'b'], { cwd: folder });
+  const stale = openSync(at('stale.qcow2'), 'r+');
+  writeSync(stale, Buffer.from([0]), 0, 1, 95);
+  closeSync(stale);
+  create('old.qcow2', '1M');
+  run(reference.qemuImg!, ['bitmap', '--add', 'old.qcow2', 'b'], { cwd: folder });
+  run(reference.qemuImg!, ['amend', '-o', 'compat=0.10', 'old.qcow2'], { cwd: folder });
+  for (const name of ['stale.qcow2', 'old.qcow2']) {
+    same(`info ${name}`, (text) => text.replace(/disk size: .*/, ''));
+    same(`check ${name}`);
+    sameWriting(`resize ${name} 2M`, `check ${name}`, `map ${name}`);
+    sameWriting(`check -r leaks ${name}`, `check ${name}`);
+  }
+
+  // A size that ends within a sector ends before it; one that 64 bits do not hold is too big.
+  for (const [name, byte, value] of [
+    ['odd', 30, 1],
+    ['vast', 24, 255],
+  ] as const) {
+    create(`${name}.qcow2`, '1M');
+    const fd = openSync(at(`${name}.qcow2`), 'r+');
+    writeSync(fd, Buffer.from([value]), 0, 1, byte);
+    writeSync(fd, Buffer.from([7]), 0, 1, 31);
+    closeSync(fd);
+    same(`check ${name}.qcow2`);
+    same(`map --output=json ${name}.qcow2`);
+  }
+
+  // A list of snapshots is of an image that can be opened, with all its files.
+  create('-b', 'base.qcow2', '-F', 'qcow2', 'lost.qcow2');
+  create('-o', 'data_file=gone.raw', 'dataless.qcow2', '1M');
+  run(reference.qemuImg!, ['rebase', '-u', '-b', 'nowhere', '-F', 'qcow2', 'lost.qcow2'], { cwd: folder });
+  unlinkSync(at('gone.raw'));
+  same('snapshot -l lost.qcow2');
+  same('snapshot -l dataless.qcow2');
 
   // Snapshot tables: what version 3 demands, what is too much, and names that end at a NUL.
   create('-o', 'compat=0.10', 'short.qcow2', '64M');
