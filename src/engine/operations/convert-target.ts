@@ -96,7 +96,9 @@ export async function targetSpec(params: ImageConvertParams, size: number): Prom
     throw new ImageError('invalid', 'Use of backing file requires explicit backing format');
   }
   if (params.compress === true) await checkCompressed(format, options);
-  return spec;
+  // It is as large as its sources, whatever the options say; they are looked at all the same.
+  const { size: _, ...others } = options;
+  return { ...spec, options: others };
 }
 
 /** Creates the target; gives the files that were not there before. */
