@@ -78,7 +78,9 @@ function isZeroRun({ run }: Known): boolean {
  * What strict mode compares: whether it is allocated, reads as zeros, is compressed, has a place in a file; and, as in the
  * reference, whether the run reaches the image's end, so that it tells different layouts apart too.
  */
-function allocation({ image }: Side, { run: { kind, extent }, until }: Known): string {
+function allocation({ image }: Side, { run: { kind, extent, layer }, until }: Known): string {
+  // Of such a format nothing is told: data in no place, to the end.
+  if (layer.format.opaque === true) return 'data false true';
   const placed = extent !== undefined && 'storage' in extent && extent.storage !== undefined;
   return `${kind} ${placed} ${until === image.size}`;
 }

@@ -16,9 +16,10 @@ export function describe(header: Header, geometry: Geometry, bitmaps: readonly B
   }
   data['refcount-bits'] = geometry.refcountBits;
   if (encrypted) data.encrypt = { format: header.cryptMethod === CryptMethod.aes ? 'aes' : 'luks' };
+  // The name is told even where no feature bit says that it counts.
+  const name = extension(header, ExtensionType.dataFile);
+  if (name !== undefined) data['data-file'] = cString(name);
   if (hasFeature(header, 'dataFile')) {
-    const name = extension(header, ExtensionType.dataFile);
-    if (name !== undefined) data['data-file'] = cString(name);
     data['data-file-raw'] = (header.autoclear & Autoclear.dataFileRaw) !== 0n;
   }
   if (isV3) {
