@@ -67,6 +67,17 @@ describeInterop('sparseness', () => {
   write('p512', 'write -P 1 0 12k');
   same(mapOf('p512'));
 
+  // A size among the options is looked at, and has no effect.
+  for (const size of ['5M', '512', 'x']) {
+    for (const format of ['qcow2', 'raw', 'vmdk']) sameWriting(`convert -O ${format} -o size=${size} fine o`);
+    sameWriting(`convert -O qcow2 -o size=${size} fine o`, mapOf('o'));
+  }
+
+  // A format of which no more is told than that it has data.
+  good(reference.qemuImg!, 'convert', '-O', 'vhdx', 'fine', 'opaque');
+  same('compare -s fine opaque');
+  same('compare -s opaque opaque');
+
   it('a compressed image ends with a sector', () => {
     const lengths = [theirs, ours].map((program) => {
       expect(program(['convert', '-c', '-O', 'qcow2', 'fine', 'packed'], folder).status).toBe(0);
