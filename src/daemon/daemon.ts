@@ -261,9 +261,10 @@ function closeSessions(sessions: ReadonlySet<Session>): Promise<void> {
       resolve();
       return;
     }
-    const timer = setTimeout(() => {
+    let timer = setTimeout(() => {
       for (const session of [...sessions]) session.transport.destroy();
-      resolve();
+      // They are told to be closed in a moment.
+      timer = setTimeout(resolve, LAST_ANSWERS_MS);
     }, LAST_ANSWERS_MS);
     for (const session of [...sessions]) {
       session.onClosed(() => {

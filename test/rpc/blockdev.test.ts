@@ -124,7 +124,7 @@ describeInterop('held images', () => {
     await ok('image-convert', {
       sources: [{ node: 'n' }],
       target: { filename: at('busy.copy'), format: 'qcow2' },
-      'rate-limit': 1 << 20,
+      'rate-limit': 1 << 17,
       job: { id: 'slow', wait: false },
     });
     await peer.status('slow', 'running');

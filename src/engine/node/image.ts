@@ -484,6 +484,7 @@ export class ImageNode {
         if (await zero!.call(this.format, { at, length: stop - at }, { unmap: false })) return;
       }
     } finally {
+      this.dirtyBitmaps?.record(start, end - start);
       release();
     }
     await this.#writeZeros(start, end);
