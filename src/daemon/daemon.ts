@@ -16,6 +16,7 @@ import type { Accept, Transport } from './listeners/transport.js';
 import { createLog, type LogSink } from './log.js';
 import { collectAlone, giveMemoryBack } from './memory.js';
 import { Metrics } from './metrics/metrics.js';
+import { LONG_PRIORITY, lowerPool } from './pool-threads.js';
 import type { Qmp } from './qmp/start.js';
 import { EventBus } from './sessions/events.js';
 import { createRpc } from './sessions/rpc.js';
@@ -294,6 +295,7 @@ export async function main(argv: readonly string[], engine: string): Promise<voi
     return;
   }
   collectAlone();
+  void lowerPool(LONG_PRIORITY);
 
   const sink = createLog(config.logLevel);
   let daemon: Daemon;

@@ -3,6 +3,7 @@ import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { waitInThread } from '../../engine/storage/file-io.js';
 import { shareOwners } from '../../engine/storage/owners.js';
+import { LONG_PRIORITY } from '../pool-threads.js';
 import type { FromPoolWorker, FromWorker, ToPoolWorker, WorkerData } from './messages.js';
 import { type Engine, type RunningJob, runJob } from './runner.js';
 
@@ -16,8 +17,6 @@ const engine: Promise<Engine> = import(engineUrl);
 // What cannot be loaded is told to the first job that needs it.
 engine.then((module) => module.preload?.()).catch(() => undefined);
 
-/** Enough that who asks for little is served first, where all processors are in use. */
-const LONG_PRIORITY = 10;
 let lowered = false;
 
 /** For good: the system lets nobody but root take it back, so a thread that has had a long job gets no quick ones. */
