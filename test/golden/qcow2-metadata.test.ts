@@ -81,12 +81,13 @@ describeInterop('qcow2 metadata as the reference has it', () => {
   sameWriting('snapshot -d foo blkdebug:cluster_free.conf:snap.qcow2', 'check -r leaks snap.qcow2');
 
   // Writes are events of blkdebug's own; entries of a map before an error, and its heading.
-  for (const event of ['pwritev', 'l2_load']) {
+  const writes = ['pwritev', 'pwritev_done'];
+  for (const event of [...writes, 'l2_load']) {
     writeFileSync(at(`${event}.conf`), `[inject-error]\nevent = "${event}"\nerrno = "5"\n`);
   }
   writeFileSync(at('plain.raw'), '');
   truncateSync(at('plain.raw'), 64 << 20);
-  sameWriting('convert -n -O raw top.qcow2 blkdebug:pwritev.conf:plain.raw');
+  for (const event of writes) sameWriting(`convert -n -O raw top.qcow2 blkdebug:${event}.conf:plain.raw`);
   same('map blkdebug:l2_load.conf:top.qcow2');
   same('map --output=json blkdebug:l2_load.conf:top.qcow2');
 
@@ -105,6 +106,13 @@ describeInterop('qcow2 metadata as the reference has it', () => {
     sameWriting(`resize ${name} 2M`, `check ${name}`, `map ${name}`);
     sameWriting(`check -r leaks ${name}`, `check ${name}`);
   }
+
+  // A data file is named where no feature bit says that it counts, too.
+  create('-o', 'data_file=apart.raw', 'bitless.qcow2', '1M');
+  const bitless = openSync(at('bitless.qcow2'), 'r+');
+  writeSync(bitless, Buffer.from([0]), 0, 1, 79);
+  closeSync(bitless);
+  same('info bitless.qcow2', (text) => text.replace(/disk size: .*/, ''));
 
   // A size that ends within a sector ends before it; one that 64 bits do not hold is too big.
   for (const [name, byte, value] of [
