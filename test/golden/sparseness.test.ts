@@ -88,7 +88,9 @@ describeInterop('sparseness', () => {
 
   it('the data file of an image with subclusters is no longer than their last', () => {
     const made = 'create -f qcow2 -o extended_l2=on,data_file=d,data_file_raw=on dd 100k';
-    const grown = ['', '--preallocation=metadata ', '--preallocation=falloc '].map((how) => `resize ${how}dd 110k`);
+    const grown = ['', '--preallocation=metadata ', '--preallocation=falloc '].map(
+      (how) => `resize ${how}dd 110k`,
+    );
     for (const steps of [[made], ...grown.map((growing) => [made, growing])]) {
       const lengths = [theirs, ours].map((program) => {
         for (const step of steps) expect(program(words(step), folder).status).toBe(0);
