@@ -60,11 +60,8 @@ export async function changeBitmap(change: BitmapChange, find: (node: string) =>
   const { name } = change;
   const node = find(change.node);
   if (change.action === 'add') {
-    if (
-      inImage(node)
-        ?.list()
-        .some((each) => each.name === name) === true
-    ) {
+    const stored = inImage(node)?.list() ?? [];
+    if (stored.some((each) => each.name === name)) {
       throw new ImageError('invalid', `Bitmap already exists: ${name}`);
     }
     const bitmaps = await made(node);

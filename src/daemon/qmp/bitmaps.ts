@@ -76,8 +76,8 @@ export class Bitmaps {
       for (const action of actions) await this.#step(action, done);
       for (const step of done.commit) await step();
     } catch (error) {
-      for (const undo of done.undo.reverse()) await undo();
-      for (const clean of done.clean) await clean();
+      // Where one cannot be undone (its node is lost) the others are; the error told is the first.
+      for (const step of [...done.undo.reverse(), ...done.clean]) await step().catch(() => undefined);
       throw error;
     }
     for (const clean of done.clean) await clean();
