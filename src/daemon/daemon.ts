@@ -304,8 +304,8 @@ export async function main(argv: readonly string[], engine: string): Promise<voi
   } catch (error) {
     if (!(error instanceof ClaimError)) throw error;
     process.stderr.write(`imgd: ${error.message}\n`);
-    process.exitCode = 1;
-    return;
+    // Not by Node's own exit: a thread that is stopped while it loads its modules can abort the process.
+    exitNow(1);
   }
 
   let signals = 0;
@@ -347,7 +347,7 @@ export async function main(argv: readonly string[], engine: string): Promise<voi
   notify('READY=1');
   watchdog();
   await daemon.stopped;
-  sink.flush();
+  await sink.settled();
   exitNow(0);
 }
 

@@ -3,10 +3,14 @@ import { pino } from 'pino';
 
 export type Log = pino.Logger;
 
+const LAST_LINES_MS = 1000;
+
 export interface LogSink {
   readonly log: Log;
-  /** Writes what is buffered; before the process ends. */
+  /** Writes what is buffered, though not behind what is being written at this moment: where the process cannot wait. */
   flush(): void;
+  /** To be called in the turn of a line of level info: resolves when all is written, in order, or when nobody reads it. */
+  settled(): Promise<void>;
 }
 
 export function createLog(level: string): LogSink {
@@ -16,14 +20,27 @@ export function createLog(level: string): LogSink {
     { level, base: { pid: process.pid }, formatters: { level: (label) => ({ level: label }) } },
     destination,
   );
+  const flush = (): void => {
+    try {
+      destination.flushSync();
+    } catch {
+      // stderr is closed: nobody to tell
+    }
+  };
   return {
     log,
-    flush() {
-      try {
-        destination.flushSync();
-      } catch {
-        // stderr is closed: nobody to tell
+    flush,
+    async settled() {
+      if (log.isLevelEnabled('info')) {
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, LAST_LINES_MS);
+          destination.once('drain', () => {
+            clearTimeout(timer);
+            resolve();
+          });
+        });
       }
+      flush();
     },
   };
 }
