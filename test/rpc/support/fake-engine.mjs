@@ -4,7 +4,9 @@ import { pathToFileURL } from 'node:url';
 import { ResultAsync } from 'neverthrow';
 
 const dist = resolve(process.env.IMGD_DIST ?? 'dist');
-const { ImageError, toImageError } = await import(pathToFileURL(`${dist}/src/engine/error.js`).href);
+// Not by an await of the module: V8 aborts where a thread is stopped that is at one.
+const loading = import(pathToFileURL(`${dist}/src/engine/error.js`).href);
+let errors;
 
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
@@ -68,7 +70,7 @@ const verbs = {
     throw new TypeError('a bug on purpose');
   },
   fail: () => {
-    throw new ImageError('no-space', 'error while writing: No space left on device', {
+    throw new errors.ImageError('no-space', 'error while writing: No space left on device', {
       path: '/x/y.qcow2',
       offset: 65536,
       errno: 'ENOSPC',
@@ -114,7 +116,10 @@ export function runOperation(name, params, context) {
   const filename = params.image?.filename ?? 'echo';
   const [verb, ...args] = filename.split(':');
   return ResultAsync.fromPromise(
-    (async () => (verbs[verb] ?? verbs.echo)(args, context, { name, ...params }))(),
-    toImageError,
+    (async () => {
+      errors ??= await loading;
+      return (verbs[verb] ?? verbs.echo)(args, context, { name, ...params });
+    })(),
+    (error) => errors.toImageError(error),
   );
 }
