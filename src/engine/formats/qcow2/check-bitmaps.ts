@@ -1,6 +1,5 @@
 /** Counts what the persistent bitmaps refer to: their directory, their tables, their clusters. */
-import { ImageError } from '../../error.js';
-import { breathe, type CheckState, readTable } from './check-image.js';
+import { breathe, type CheckState, checkFailed, readTable } from './check-image.js';
 import type { TableCounter } from './check-tables.js';
 import {
   BitmapEntry,
@@ -37,10 +36,7 @@ export async function countBitmaps(state: CheckState, counter: TableCounter): Pr
     for (let index = 0; index < table.length / 2; index++) {
       const cluster = bitmapCluster(table, index);
       if (cluster.kind === 'invalid' || (cluster.kind === 'data' && cluster.at % clusterSize !== 0)) {
-        throw new ImageError('corrupt', 'Check failed: Invalid argument', {
-          errno: 'EINVAL',
-          operation: 'check',
-        });
+        throw checkFailed('corrupt', 'EINVAL');
       } else if (cluster.kind === 'data') counter.count(cluster.at, clusterSize);
     }
   }

@@ -3,7 +3,7 @@
  * counts are in a map. Memory is taken in small pieces where references are, so that a sparse file of any length costs
  * nothing, and no more of it than the image's own metadata justifies.
  */
-import { ImageError } from '../../error.js';
+import { checkFailed } from './check-image.js';
 
 const CHUNK_BITS = 14;
 export const CHUNK = 1 << CHUNK_BITS;
@@ -33,7 +33,7 @@ export class ReferenceCounts {
   /** For a file of `clusters` clusters and refcounts up to `max`. */
   constructor(clusters: number, max: number) {
     if (clusters > MAX_CLUSTERS) {
-      throw new ImageError('limit', 'Check failed: File too large', { errno: 'EFBIG', operation: 'check' });
+      throw checkFailed('limit', 'EFBIG');
     }
     this.clusters = clusters;
     this.#max = max;
@@ -69,10 +69,7 @@ export class ReferenceCounts {
     if (known !== undefined) return known;
     this.#bytes += CHUNK;
     if (this.#bytes > BASE_BYTES + this.references * BYTES_PER_REFERENCE) {
-      throw new ImageError('limit', 'Check failed: Cannot allocate memory', {
-        errno: 'ENOMEM',
-        operation: 'check',
-      });
+      throw checkFailed('limit', 'ENOMEM');
     }
     const chunk = new Uint8Array(CHUNK);
     this.chunks[index] = chunk;

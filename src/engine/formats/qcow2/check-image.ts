@@ -1,6 +1,6 @@
 /** What the checker reads of an image, and how it reads: from the file, past all caches and trusting nothing. */
 import { toSafe } from '../../codec/struct.js';
-import { ImageError } from '../../error.js';
+import { type ErrorKind, errnoText, ImageError } from '../../error.js';
 import type { CheckContext, CheckResult } from '../../node/driver.js';
 import type { Storage } from '../../storage/storage.js';
 import type { MetadataGuard } from './check-overlap.js';
@@ -133,6 +133,11 @@ export function hex(value: number): string {
 /** How long the checker works before it lets others have a turn: its reads may all be answered without one. */
 const TURN_MS = 20;
 let turnBegan = 0;
+
+/** The end of a check that cannot go on. */
+export function checkFailed(kind: ErrorKind, errno: string): ImageError {
+  return new ImageError(kind, `Check failed: ${errnoText(errno)}`, { errno, operation: 'check' });
+}
 
 /** Looked at between units of work: throws where the job was cancelled, and now and then lets the event loop turn. */
 export function breathe(signal: AbortSignal | undefined): Promise<void> | undefined {

@@ -3,9 +3,8 @@
  * another; what is written to one then breaks the other. Before a write in place, or to clusters that count as free, the
  * range is compared with all other structures, those that are known without reading tables of snapshots.
  */
-import { ImageError } from '../../error.js';
 import type { Storage } from '../../storage/storage.js';
-import { type CheckHeader, readTable } from './check-image.js';
+import { type CheckHeader, checkFailed, readTable } from './check-image.js';
 import { l1Offset, refcountTableOffset } from './layout.js';
 import { Clusters, clusterStarts, Ranges } from './places.js';
 
@@ -165,6 +164,6 @@ export class MetadataGuard {
     }
     this.told = true;
     if (also !== undefined) this.#report(also);
-    throw new ImageError('corrupt', 'Check failed: Input/output error', { errno: 'EIO', operation: 'check' });
+    throw checkFailed('corrupt', 'EIO');
   }
 }

@@ -1,6 +1,5 @@
 /** The snapshot table as the checker sees it: read with all its faults, and written anew where these are repaired. */
-import { ImageError } from '../../error.js';
-import { breathe, type CheckState } from './check-image.js';
+import { breathe, type CheckState, checkFailed } from './check-image.js';
 import type { TableCounter } from './check-tables.js';
 import { cString } from './header.js';
 import {
@@ -47,10 +46,7 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
   const repair = context.repair.errors;
   if (!header.snapshotsPlaced) {
     context.report('qemu-img: ERROR snapshot table offset invalid');
-    throw new ImageError('corrupt', 'Check failed: Invalid argument', {
-      errno: 'EINVAL',
-      operation: 'check',
-    });
+    throw checkFailed('corrupt', 'EINVAL');
   }
   let count = header.snapshotCount;
   let repairs = 0;
@@ -60,7 +56,7 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
     if (!repair) {
       context.report('qemu-img: ERROR snapshot table too large');
       context.report(`You can force-remove all ${over} overhanging snapshots with qemu-img check -r all`);
-      throw tooLarge();
+      throw checkFailed('limit', 'EFBIG');
     }
     context.report(`Discarding ${over} overhanging snapshots`);
     repairs += over;
@@ -83,7 +79,7 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
           `qemu-img: ERROR failed to read the snapshot table: Too much extra metadata in snapshot table entry ${index}`,
         );
         context.report('You can force-remove this extra metadata with qemu-img check -r all');
-        throw tooLarge();
+        throw checkFailed('limit', 'EFBIG');
       }
       context.report(
         `Discarding too much extra metadata in snapshot table entry ${index} (${fixed.extraDataSize} > ${MAX_SNAPSHOT_EXTRA_BYTES})`,
@@ -102,7 +98,7 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
       if (!repair) {
         context.report('qemu-img: ERROR failed to read the snapshot table: Snapshot table is too big');
         context.report(`You can force-remove all ${over} overhanging snapshots with qemu-img check -r all`);
-        throw tooLarge();
+        throw checkFailed('limit', 'EFBIG');
       }
       context.report(`Discarding ${over} overhanging snapshots (snapshot table is too big)`);
       repairs += over;
@@ -127,10 +123,6 @@ export async function readSnapshotTable(state: CheckState): Promise<SnapshotTabl
     else result.corruptions += 1;
   }
   return { at: header.snapshotsOffset, length, snapshots, repairs, onlyShorter: repairs === discarded };
-}
-
-function tooLarge(): ImageError {
-  return new ImageError('limit', 'Check failed: File too large', { errno: 'EFBIG', operation: 'check' });
 }
 
 /** Small reads out of a window that moves forward. */
@@ -189,10 +181,7 @@ export async function countSnapshots(
         // Nothing may be taken for a leak only because it cannot be read what refers to it.
         counter.count(region.at, region.length, fixed.l1TableOffset.toString(16));
         context.report('ERROR: I/O error in check_refcounts_l1');
-        throw new ImageError('corrupt', 'Check failed: Input/output error', {
-          errno: 'EIO',
-          operation: 'check',
-        });
+        throw checkFailed('corrupt', 'EIO');
       }
       await counter.countL1(region, false);
     }

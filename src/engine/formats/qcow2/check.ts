@@ -12,7 +12,7 @@ import type { CheckContext, CheckFacet, CheckResult } from '../../node/driver.js
 import type { Storage } from '../../storage/storage.js';
 import { countBitmaps } from './check-bitmaps.js';
 import { ReferenceCounts } from './check-counts.js';
-import { type CheckState, readCheckHeader } from './check-image.js';
+import { type CheckState, checkFailed, readCheckHeader } from './check-image.js';
 import { MetadataGuard } from './check-overlap.js';
 import { type Comparison, checkRefcountBlocks, compareRefcounts, DiskRefcounts } from './check-refcounts.js';
 import { countSnapshots, readSnapshotTable, type SnapshotTable } from './check-snapshots.js';
@@ -116,7 +116,7 @@ async function checkAndRepair(first: CheckState): Promise<void> {
   if (repairing && rebuild) {
     if (!repair.errors) {
       context.report('ERROR need to rebuild refcount structures');
-      throw failed();
+      throw checkFailed('corrupt', 'EIO');
     }
     context.report('Rebuilding refcount structure');
     const before = { ...result };
@@ -130,7 +130,7 @@ async function checkAndRepair(first: CheckState): Promise<void> {
     pass = await countAll(withoutRepair(state), snapshots, false);
     if (pass.rebuild) {
       context.report('ERROR rebuilt refcount structure is still broken');
-      throw failed();
+      throw checkFailed('corrupt', 'EIO');
     }
     // the clusters of the old structure are leaks of the new one; these do not count as repaired
     const fixed = { leaks: result.leaksFixed, corruptions: result.corruptionsFixed };
@@ -222,10 +222,6 @@ function statistics(state: CheckState, { counter }: Pass): void {
   result.allocatedClusters = counter.allocated;
   result.fragmentedClusters = counter.fragmented;
   result.compressedClusters = counter.compressed;
-}
-
-function failed(): ImageError {
-  return new ImageError('corrupt', 'Check failed: Input/output error', { errno: 'EIO', operation: 'check' });
 }
 
 export type { Comparison };

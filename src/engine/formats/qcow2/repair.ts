@@ -5,7 +5,7 @@
 import { ImageError } from '../../error.js';
 import type { ReferenceCounts } from './check-counts.js';
 import { CHUNK } from './check-counts.js';
-import { breathe, type CheckState } from './check-image.js';
+import { breathe, type CheckState, checkFailed } from './check-image.js';
 import type { DiskRefcounts } from './check-refcounts.js';
 import { encodeSnapshotPointer, encodeSnapshotTable, type SnapshotTable } from './check-snapshots.js';
 import type { Dangling } from './check-tables.js';
@@ -80,7 +80,7 @@ export async function rebuildRefcounts(
     const needed = Math.ceil(((last + 1) * 8) / clusterSize);
     if (table.clusters >= needed) break;
     if (needed * clusterSize > MAX_REFCOUNT_TABLE_BYTES) {
-      throw new ImageError('limit', 'Check failed: File too large', { errno: 'EFBIG', operation: 'check' });
+      throw checkFailed('limit', 'EFBIG');
     }
     for (let at = 0; at < table.clusters; at++) counts.release(table.first + at);
     table = { first: place(0, needed), clusters: needed };
