@@ -262,10 +262,9 @@ function closeSessions(sessions: ReadonlySet<Session>): Promise<void> {
       resolve();
       return;
     }
-    let timer = setTimeout(() => {
+    const timer = setTimeout(() => {
       for (const session of [...sessions]) session.transport.destroy();
-      // They are told to be closed in a moment.
-      timer = setTimeout(resolve, LAST_ANSWERS_MS);
+      resolve();
     }, LAST_ANSWERS_MS);
     for (const session of [...sessions]) {
       session.onClosed(() => {
