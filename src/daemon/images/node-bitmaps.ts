@@ -1,11 +1,14 @@
 /** The dirty bitmaps of held nodes: those in the image, and those that are in memory alone. */
-import { ImageError } from '../../engine/error.js';
-import { DirtyBitmaps } from '../../engine/node/dirty-bitmaps.js';
-import type { BitmapContent, BitmapFacet } from '../../engine/node/driver.js';
+import {
+  bitmapExists,
+  bitmapNotFound,
+  DirtyBitmaps,
+  defaultGranularity,
+  facetOf,
+} from '../../engine/node/dirty-bitmaps.js';
+import type { BitmapFacet } from '../../engine/node/driver.js';
 import type { DirtyBitmapInfo } from '../../protocol/commands/blockdev.js';
 import type { HeldNode } from './graph.js';
-
-const DEFAULT_GRANULARITY = { least: 4096, most: 65536 } as const;
 
 export interface BitmapPlace {
   readonly node: string;
@@ -32,27 +35,12 @@ async function made(node: HeldNode): Promise<DirtyBitmaps> {
   const found = inMemory(node);
   if (found !== undefined) return found;
   const { image, file } = node;
-  const { least, most } = DEFAULT_GRANULARITY;
-  const clusterSize = (await image?.format.info())?.clusterSize;
-  const granularity = clusterSize ? Math.min(most, Math.max(least, clusterSize)) : most;
-  const bitmaps = new DirtyBitmaps(
-    () => (image === undefined ? file!.storage.size : image.size),
-    granularity,
-  );
+  const granularity = defaultGranularity((await image?.format.info())?.clusterSize);
+  const size = () => (image === undefined ? file!.storage.size : image.size);
+  const bitmaps = new DirtyBitmaps(size, granularity);
   if (image !== undefined) image.dirtyBitmaps = bitmaps;
   else file!.dirtyBitmaps = bitmaps;
   return bitmaps;
-}
-
-function notFound(name: string): ImageError {
-  return new ImageError('not-found', `Dirty bitmap '${name}' not found`);
-}
-
-async function contentOf(node: HeldNode, name: string): Promise<BitmapContent> {
-  const memory = inMemory(node);
-  const facet = memory?.has(name) === true ? memory : inImage(node);
-  if (facet === undefined) throw notFound(name);
-  return facet.content(name);
 }
 
 /** @param find gives a node by its name, or throws. */
@@ -61,9 +49,7 @@ export async function changeBitmap(change: BitmapChange, find: (node: string) =>
   const node = find(change.node);
   if (change.action === 'add') {
     const stored = inImage(node)?.list() ?? [];
-    if (stored.some((each) => each.name === name)) {
-      throw new ImageError('invalid', `Bitmap already exists: ${name}`);
-    }
+    if (stored.some((each) => each.name === name)) throw bitmapExists(name);
     const bitmaps = await made(node);
     // Those that came before are listed before it.
     node.bitmapNames = namesOf(node);
@@ -71,7 +57,7 @@ export async function changeBitmap(change: BitmapChange, find: (node: string) =>
     return bitmaps.setEnabled(name, change.recording);
   }
   const bitmaps = inMemory(node);
-  if (bitmaps === undefined) throw notFound(name);
+  if (bitmaps === undefined) throw bitmapNotFound(name);
   switch (change.action) {
     case 'remove':
       return bitmaps.remove(name);
@@ -80,8 +66,12 @@ export async function changeBitmap(change: BitmapChange, find: (node: string) =>
     case 'enable':
     case 'disable':
       return bitmaps.setEnabled(name, change.action === 'enable');
-    case 'merge':
-      return bitmaps.merge(name, await contentOf(find(change.source.node), change.source.name));
+    case 'merge': {
+      const from = find(change.source.node);
+      const source = facetOf(inMemory(from), inImage(from), change.source.name);
+      if (source === undefined) throw bitmapNotFound(change.source.name);
+      return bitmaps.merge(name, await source.content(change.source.name));
+    }
   }
 }
 

@@ -349,7 +349,7 @@ export class HeldNodes {
       await close();
     };
     if (rehearsal !== undefined) {
-      return overRaw(rehearsal.over(storage, path) ?? storage, storage.writable, path, name);
+      return overRaw(rehearsal.over(storage, path), storage.writable, path, name);
     }
     return overRaw(storage, storage.writable, path, name, node.file!.dirtyBitmaps);
   }

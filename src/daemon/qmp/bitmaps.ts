@@ -180,19 +180,18 @@ export class Bitmaps {
     }
   }
 
-  async #changeable(place: Bitmap): Promise<DirtyBitmapInfo> {
-    const found = await this.#find(place);
-    if (found.persistent && (await this.#access.of(place.node))?.readOnly === true) {
-      throw new QmpError(`Bitmap '${place.name}' is readonly and cannot be modified`);
-    }
-    return found;
+  #changeable(place: Bitmap): Promise<DirtyBitmapInfo> {
+    return this.#find(place, true);
   }
 
-  async #find({ node, name }: Bitmap): Promise<DirtyBitmapInfo> {
+  async #find({ node, name }: Bitmap, toChange = false): Promise<DirtyBitmapInfo> {
     const there: NodeBitmaps | undefined = await this.#access.of(node);
     if (there === undefined) throw new QmpError(`Node '${node.slice(0, 128)}' not found`);
     const found = there.bitmaps.find((each) => each.name === name);
     if (found === undefined) throw new QmpError(`Dirty bitmap '${name.slice(0, MAX_NAME)}' not found`);
+    if (toChange && found.persistent && there.readOnly) {
+      throw new QmpError(`Bitmap '${name}' is readonly and cannot be modified`);
+    }
     return found;
   }
 

@@ -3,6 +3,7 @@ import { ImageError } from '../error.js';
 import { Bits } from './dirty-bits.js';
 import type { BitmapContent, BitmapFacet, BitmapInfo } from './driver.js';
 
+const DEFAULT_GRANULARITY = { least: 4096, most: 65536 } as const;
 const MIN_GRANULARITY = 512;
 const MAX_GRANULARITY = 2 ** 31;
 const MAX_NAME = 1023;
@@ -59,15 +60,8 @@ export class DirtyBitmaps implements BitmapFacet {
   }
 
   async add(name: string, granularity = this.#granularity): Promise<void> {
-    if (name === '') throw bad('Bitmap name cannot be empty');
-    if (
-      granularity < MIN_GRANULARITY ||
-      granularity > MAX_GRANULARITY ||
-      !Number.isInteger(Math.log2(granularity))
-    ) {
-      throw bad('Granularity must be power of 2 and at least 512');
-    }
-    if (this.#bitmaps.has(name)) throw bad(`Bitmap already exists: ${name}`);
+    checkNew(name, granularity);
+    if (this.#bitmaps.has(name)) throw bitmapExists(name);
     if (Buffer.byteLength(name) > MAX_NAME) throw bad(`Bitmap name too long: ${name}`);
     if (this.#bitmaps.size >= MAX_BITMAPS) throw bad(`More than ${MAX_BITMAPS} bitmaps of one node`);
     const bytes = Math.ceil(this.#size() / granularity / 8);
@@ -107,9 +101,41 @@ export class DirtyBitmaps implements BitmapFacet {
 
   #find(name: string): Bitmap {
     const found = this.#bitmaps.get(name);
-    if (found === undefined) throw new ImageError('not-found', `Dirty bitmap '${name}' not found`);
+    if (found === undefined) throw bitmapNotFound(name);
     return found;
   }
+}
+
+export function bitmapNotFound(name: string): ImageError {
+  return new ImageError('not-found', `Dirty bitmap '${name}' not found`);
+}
+
+export function bitmapExists(name: string): ImageError {
+  return bad(`Bitmap already exists: ${name}`);
+}
+
+/** Bytes, for an image of such clusters (0, absent: of none). */
+export function defaultGranularity(clusterSize = 0): number {
+  const { least, most } = DEFAULT_GRANULARITY;
+  return clusterSize > 0 ? Math.min(most, Math.max(least, clusterSize)) : most;
+}
+
+/** Throws where no bitmap can be called or measured so. */
+export function checkNew(name: string, granularity: number): void {
+  if (name === '') throw bad('Bitmap name cannot be empty');
+  const power = Number.isInteger(Math.log2(granularity));
+  if (granularity < MIN_GRANULARITY || granularity > MAX_GRANULARITY || !power) {
+    throw bad('Granularity must be power of 2 and at least 512');
+  }
+}
+
+/** Where the bitmap of that name is, or would be: those in memory come first. */
+export function facetOf(
+  memory: DirtyBitmaps | undefined,
+  stored: BitmapFacet | undefined,
+  name: string,
+): BitmapFacet | undefined {
+  return memory?.has(name) === true ? memory : stored;
 }
 
 /** Throws where a bitmap of one size is to be merged into another's. */

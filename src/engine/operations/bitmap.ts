@@ -5,25 +5,10 @@ import type {
   ImageBitmapResult,
 } from '../../protocol/commands/image-bitmap.js';
 import { ImageError } from '../error.js';
-import type { BitmapContent, BitmapFacet } from '../node/driver.js';
+import { bitmapExists, bitmapNotFound, facetOf } from '../node/dirty-bitmaps.js';
 import type { ImageNode } from '../node/image.js';
 import { openImage } from '../node/open.js';
 import type { OperationContext } from './context.js';
-
-function notFound(name: string): ImageError {
-  return new ImageError('not-found', `Dirty bitmap '${name}' not found`);
-}
-
-/** A held image may have some that are in memory alone. */
-function facetOf({ format, dirtyBitmaps }: ImageNode, name: string): BitmapFacet | undefined {
-  return dirtyBitmaps?.has(name) === true ? dirtyBitmaps : format.bitmapStore;
-}
-
-async function contentOf(image: ImageNode, name: string): Promise<BitmapContent> {
-  const facet = facetOf(image, name);
-  if (facet === undefined) throw notFound(name);
-  return facet.content(name);
-}
 
 async function perform(
   action: BitmapAction,
@@ -33,11 +18,12 @@ async function perform(
 ): Promise<void> {
   const { bitmap: name, granularity } = params;
   if (action.action === 'add' && image.dirtyBitmaps?.has(name) === true) {
-    throw new ImageError('invalid', `Bitmap already exists: ${name}`);
+    throw bitmapExists(name);
   }
-  const target = facetOf(image, name);
+  // A held image may have some that are in memory alone.
+  const target = facetOf(image.dirtyBitmaps, image.format.bitmapStore, name);
   if (target === undefined) {
-    if (action.action !== 'add') throw notFound(name);
+    if (action.action !== 'add') throw bitmapNotFound(name);
     throw new ImageError(
       'unsupported',
       "Can't store persistent bitmaps to #block000: Operation not supported",
@@ -55,8 +41,10 @@ async function perform(
     case 'disable':
       return target.setEnabled(name, false);
     case 'merge': {
-      if (!target.list().some((each) => each.name === name)) throw notFound(name);
-      return target.merge(name, await contentOf(from, action.source));
+      if (!target.list().some((each) => each.name === name)) throw bitmapNotFound(name);
+      const source = facetOf(from.dirtyBitmaps, from.format.bitmapStore, action.source);
+      if (source === undefined) throw bitmapNotFound(action.source);
+      return target.merge(name, await source.content(action.source));
     }
   }
 }

@@ -6,7 +6,13 @@
  * header is switched to it; what they took before is freed last.
  */
 import { ImageError } from '../../error.js';
-import { checkSizes } from '../../node/dirty-bitmaps.js';
+import {
+  bitmapExists,
+  bitmapNotFound,
+  checkNew,
+  checkSizes,
+  defaultGranularity,
+} from '../../node/dirty-bitmaps.js';
 import { Bits, bitsIn } from '../../node/dirty-bits.js';
 import type { BitmapContent, BitmapFacet, BitmapInfo } from '../../node/driver.js';
 import { rewriteHeader } from './backing.js';
@@ -29,9 +35,6 @@ import {
 import type { Refcounts } from './refcounts.js';
 import { Freed } from './runtime.js';
 
-const DEFAULT_GRANULARITY = { least: 4096, most: 65536 } as const;
-const MIN_GRANULARITY = 512;
-const MAX_GRANULARITY = 2 ** 31;
 /** What is read at a time to count dirty bytes: the bits of 32 TiB in granules of 64 KiB. */
 const MAX_COUNTED_BYTES = 64 * 2 ** 20;
 
@@ -136,16 +139,12 @@ export class Bitmaps implements BitmapFacet {
 
   add(name: string, granularity?: number): Promise<void> {
     const { clusterSize } = this.#image.geometry;
-    const { least, most } = DEFAULT_GRANULARITY;
-    const wanted = granularity ?? Math.min(most, Math.max(least, clusterSize));
-    const bad = (message: string) => new ImageError('invalid', message);
-    const persistent = (why: string) => bad(`Can't make bitmap '${name}' persistent in '#block000': ${why}`);
+    const wanted = granularity ?? defaultGranularity(clusterSize);
+    const persistent = (why: string) =>
+      new ImageError('invalid', `Can't make bitmap '${name}' persistent in '#block000': ${why}`);
     if (this.#image.header.version < 3) throw persistent('Cannot store dirty bitmaps in qcow2 v2 files');
-    if (name === '') throw bad('Bitmap name cannot be empty');
-    if (wanted < MIN_GRANULARITY || wanted > MAX_GRANULARITY || !Number.isInteger(Math.log2(wanted))) {
-      throw bad('Granularity must be power of 2 and at least 512');
-    }
-    if (this.#bitmaps.some((each) => each.name === name)) throw bad(`Bitmap already exists: ${name}`);
+    checkNew(name, wanted);
+    if (this.#bitmaps.some((each) => each.name === name)) throw bitmapExists(name);
     if (Buffer.byteLength(name) > MAX_BITMAP_NAME) {
       throw persistent(`Name length exceeds maximum (${MAX_BITMAP_NAME} characters)`);
     }
@@ -232,7 +231,7 @@ export class Bitmaps implements BitmapFacet {
 
   #find(name: string): Bitmap {
     const found = this.#bitmaps.find((each) => each.name === name);
-    if (found === undefined) throw new ImageError('not-found', `Dirty bitmap '${name}' not found`);
+    if (found === undefined) throw bitmapNotFound(name);
     return found;
   }
 
